@@ -1,0 +1,101 @@
+package backfill
+
+// Blocked finds the cells that cannot complete because others do not, by following what each phase waits for.
+type Blocked struct {
+	scope *Scope
+	seen  map[Cell][]Cell
+}
+
+// NewBlocked prepares the search; it remembers what it found, as failures often block the same cells.
+func NewBlocked(s *Scope) *Blocked { return &Blocked{s, map[Cell][]Cell{}} }
+
+// By lists every cell that waits, directly or through others, for the cell, nearest first.
+func (b *Blocked) By(c Cell) []Cell {
+	if out, ok := b.seen[c]; ok {
+		return out
+	}
+	seen := map[Cell]bool{c: true}
+	queue, out := []Cell{c}, []Cell(nil)
+	for len(queue) > 0 {
+		cur := queue[0]
+		queue = queue[1:]
+		for _, next := range b.waiters(cur) {
+			if !seen[next] {
+				seen[next] = true
+				queue, out = append(queue, next), append(out, next)
+			}
+		}
+	}
+	b.seen[c] = out
+	return out
+}
+
+// waiters lists the cells that wait for this one directly.
+func (b *Blocked) waiters(c Cell) []Cell {
+	var out []Cell
+	i, ok := b.scope.Dates.Index(c.Date)
+	if !ok {
+		return nil
+	}
+	for _, ph := range b.scope.Phases(b.scope.Dates.At(i).Season) {
+		if ph.ID != c.Phase && b.scope.waitsFor(ph, c.Phase) {
+			out = append(out, Cell{c.Date, ph.ID})
+		}
+	}
+	for _, d := range b.scope.Dependents(c.Date, c.Phase) {
+		j, _ := b.scope.Dates.Index(d)
+		for _, ph := range b.scope.Phases(b.scope.Dates.At(j).Season) {
+			if b.scope.waitsForCell(ph, d, c) {
+				out = append(out, Cell{d, ph.ID})
+			}
+		}
+	}
+	return out
+}
+
+// waitsFor says whether a phase waits for another on the same date. A phase that the season does not have
+// stands aside: what comes after it waits for what came before it.
+func (s *Scope) waitsFor(ph *Phase, other string) bool {
+	for _, after := range ph.After {
+		if after == other && !ph.GateNeeds {
+			return true
+		}
+		if prev, ok := s.Pipeline.Phase(after); ok && !s.selected[after] && s.waitsFor(prev, other) {
+			return true
+		}
+	}
+	for i := range ph.Processors {
+		for _, n := range ph.Processors[i].Needs {
+			if n.Phase == other {
+				return true
+			}
+		}
+		for _, w := range ph.Processors[i].Windows {
+			if w.Phase == other && other != ph.ID {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *Scope) waitsForCell(ph *Phase, d Date, c Cell) bool {
+	for _, b := range s.barrier(d, ph) {
+		if b == c {
+			return true
+		}
+	}
+	for i := range ph.Processors {
+		for _, w := range ph.Processors[i].Windows {
+			if w.Phase != c.Phase {
+				continue
+			}
+			for _, p := range s.Window(w, ph.ID, d) {
+				if p.Date == c.Date {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}

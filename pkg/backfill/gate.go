@@ -1,0 +1,224 @@
+package backfill
+
+// Cell is a phase of a date.
+type Cell struct {
+	Date  Date
+	Phase string
+}
+
+// Known answers what is known of another date's phase: whether it is complete, and whether that is known
+// at all. Completeness never goes away, so a remembered "complete" stays good.
+type Known func(Cell) (complete, known bool)
+
+// Opening is what the gate says of a phase on a date.
+type Opening struct {
+	// Start lists the processors that may run now and are not done, in the pipeline's order.
+	Start []string
+	// Waits lists the cells on other dates that are known to be incomplete and hold processors back.
+	Waits []Cell
+	// Ask lists cells whose state must be learnt before more can be said.
+	Ask []Cell
+}
+
+// Open decides which processors of a phase may start on the record's date. It never lets a processor go
+// whose needs are not all succeeded, skipped or waived.
+func (s *Scope) Open(r *Record, ph *Phase, known Known) Opening {
+	var o Opening
+	if !ph.GateNeeds {
+		for _, after := range ph.After {
+			if !s.Complete(r, after) {
+				return o
+			}
+		}
+	}
+	if !o.all(s.barrier(r.Date, ph), known) {
+		return o
+	}
+	perPhase := ph.Trigger.HTTP != nil && ph.Trigger.HTTP.PerPhase
+	held := false
+	for i := range ph.Processors {
+		proc := &ph.Processors[i]
+		if r.Run(s.ID, ph, proc).State.Done() {
+			continue
+		}
+		if !s.needsDone(r, ph, proc, perPhase) || !s.windowsComplete(r, ph, proc, known, &o) {
+			held = true
+			continue
+		}
+		o.Start = append(o.Start, proc.Name)
+	}
+	if perPhase && held {
+		o.Start = nil // one call starts them all, so it waits for the last of them
+	}
+	return o
+}
+
+// needsDone looks at the processors that this one names. One call for a whole phase orders its own inside.
+func (s *Scope) needsDone(r *Record, ph *Phase, proc *Processor, perPhase bool) bool {
+	for _, ref := range proc.Needs {
+		if ref.Phase == ph.ID && perPhase {
+			continue
+		}
+		np, ok := s.Pipeline.Phase(ref.Phase)
+		if !ok {
+			return false
+		}
+		if !s.selected[np.ID] || !np.AppliesTo(r.Season) {
+			continue
+		}
+		pr, ok := np.Processor(ref.Processor)
+		if !ok || !r.Run(s.ID, np, pr).State.Done() {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Scope) windowsComplete(r *Record, ph *Phase, proc *Processor, known Known, o *Opening) bool {
+	for _, w := range proc.Windows {
+		if !s.selected[w.Phase] {
+			continue
+		}
+		var cells []Cell
+		for _, p := range s.Window(w, ph.ID, r.Date) {
+			if p.Date == r.Date {
+				if !s.Complete(r, w.Phase) {
+					return false
+				}
+				continue
+			}
+			if _, ours := s.Dates.Index(p.Date); ours {
+				cells = append(cells, Cell{p.Date, w.Phase})
+			}
+		}
+		if !o.all(cells, known) {
+			return false
+		}
+	}
+	return true
+}
+
+// all checks cells oldest first and stops at the first that holds; nearby cells usually share it.
+func (o *Opening) all(cells []Cell, known Known) bool {
+	for i, c := range cells {
+		complete, ok := known(c)
+		if !ok {
+			o.Ask = append(o.Ask, cells[i:]...)
+			return false
+		}
+		if !complete {
+			o.Waits = append(o.Waits, c)
+			return false
+		}
+	}
+	return true
+}
+
+// Window lists the calendar's partitions that a window of a processor of phase covers on date d, in order.
+func (s *Scope) Window(w Window, phase string, d Date) []Partition {
+	last := d
+	if w.Phase == phase {
+		last = d - 1
+	}
+	var parts []Partition
+	if w.Games > 0 {
+		i := s.Calendar.search(d)
+		parts = s.Calendar.parts[max(0, i-w.Games):s.Calendar.search(last+1)]
+	} else {
+		parts = s.Calendar.Between(d-Date(w.Days), last) //nolint:gosec // days in a window
+	}
+	if i, ok := s.Calendar.Index(d); w.SameSeason && ok {
+		season := s.Calendar.At(i).Season
+		for len(parts) > 0 && parts[0].Season != season {
+			parts = parts[1:]
+		}
+	}
+	return parts
+}
+
+// barrier lists the cells of other dates that the backfill's order puts before a phase of a date.
+func (s *Scope) barrier(d Date, ph *Phase) []Cell {
+	i, ok := s.Dates.Index(d)
+	if !ok {
+		return nil
+	}
+	var cells []Cell
+	switch {
+	case s.Order == OrderDateByDate || i < s.Validate:
+		cells = s.dateCells(i-1, i)
+	case s.Validate > 0:
+		cells = s.dateCells(s.Validate-1, s.Validate)
+	}
+	if s.Order == OrderPhaseByPhase {
+		for _, after := range ph.After {
+			for _, p := range s.Dates.parts {
+				if p.Date != d && s.selected[after] {
+					cells = append(cells, Cell{p.Date, after})
+				}
+			}
+		}
+	}
+	return cells
+}
+
+func (s *Scope) dateCells(from, to int) []Cell {
+	var cells []Cell
+	for i := max(0, from); i < to; i++ {
+		p := s.Dates.At(i)
+		for _, ph := range s.Phases(p.Season) {
+			cells = append(cells, Cell{p.Date, ph.ID})
+		}
+	}
+	return cells
+}
+
+// Dependents lists the other dates whose gates may open once a phase of date d is complete, in order.
+func (s *Scope) Dependents(d Date, phase string) []Date {
+	at, ok := s.Dates.Index(d)
+	if !ok {
+		return nil
+	}
+	if s.Order == OrderPhaseByPhase || (s.Validate > 0 && at == s.Validate-1) {
+		return s.datesExcept(0, d)
+	}
+	last := d
+	if (s.Order == OrderDateByDate || at < s.Validate) && at+1 < s.Dates.Len() {
+		last = s.Dates.At(at + 1).Date
+	}
+	for i := range s.Pipeline.Phases {
+		for j := range s.Pipeline.Phases[i].Processors {
+			for _, w := range s.Pipeline.Phases[i].Processors[j].Windows {
+				if w.Phase == phase {
+					last = max(last, s.reach(w, d))
+				}
+			}
+		}
+	}
+	var out []Date
+	for _, p := range s.Dates.Between(d+1, last) {
+		out = append(out, p.Date)
+	}
+	return out
+}
+
+// reach is the last date whose window still covers d.
+func (s *Scope) reach(w Window, d Date) Date {
+	if w.Games == 0 {
+		return d + Date(w.Days) //nolint:gosec // days in a window
+	}
+	i, _ := s.Calendar.Index(d)
+	if s.Calendar.Len() == 0 {
+		return d
+	}
+	return s.Calendar.At(min(i+w.Games, s.Calendar.Len()-1)).Date
+}
+
+func (s *Scope) datesExcept(from int, d Date) []Date {
+	out := make([]Date, 0, s.Dates.Len())
+	for _, p := range s.Dates.parts[from:] {
+		if p.Date != d {
+			out = append(out, p.Date)
+		}
+	}
+	return out
+}

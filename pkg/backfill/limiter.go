@@ -1,0 +1,85 @@
+package backfill
+
+import (
+	"math"
+	"time"
+)
+
+// bucket is a limiter at work: a token bucket and a cap on calls in flight, both optional, and a pause
+// that the outside API asked for with Retry-After.
+type bucket struct {
+	Limiter
+	tokens      float64
+	filledAt    time.Time
+	inFlight    int
+	pausedUntil time.Time
+}
+
+func newBucket(l Limiter) *bucket {
+	return &bucket{Limiter: l, tokens: float64(max(1, l.Burst))}
+}
+
+func (b *bucket) fill(now time.Time) {
+	if b.Rate > 0 && !b.filledAt.IsZero() && now.After(b.filledAt) {
+		b.tokens = math.Min(float64(max(1, b.Burst)), b.tokens+now.Sub(b.filledAt).Seconds()*b.Rate)
+	}
+	if now.After(b.filledAt) {
+		b.filledAt = now
+	}
+}
+
+// epsilon forgives the rounding of nanoseconds, so that waiting exactly as long as told is long enough.
+const epsilon = 1e-6
+
+// readyAt is when the next call may go: now, a later time, or never as long as calls in flight fill the cap.
+func (b *bucket) readyAt(now time.Time) (at time.Time, ever bool) {
+	if b.InFlight > 0 && b.inFlight >= b.InFlight {
+		return time.Time{}, false
+	}
+	b.fill(now)
+	at = now
+	if b.Rate > 0 && b.tokens < 1-epsilon {
+		at = now.Add(time.Duration(math.Ceil((1 - b.tokens) / b.Rate * float64(time.Second))))
+	}
+	if b.pausedUntil.After(at) {
+		at = b.pausedUntil
+	}
+	return at, true
+}
+
+func (b *bucket) take() {
+	b.inFlight++
+	if b.Rate > 0 {
+		b.tokens--
+	}
+}
+
+// window is the adaptive limit on processors in flight: additive increase while answers are calm,
+// multiplicative decrease on signs of overload (after TCP's congestion control, RFC 5681).
+type window struct {
+	ceiling  int
+	size     float64
+	halvedAt time.Time
+}
+
+func newWindow(ceiling int) window { return window{ceiling: ceiling, size: float64(ceiling)} }
+
+func (w *window) limit() int { return int(w.size) }
+
+// grow is called for every calm answer: one more in flight per round trip.
+func (w *window) grow() bool {
+	before := w.limit()
+	w.size = math.Min(float64(w.ceiling), w.size+1/w.size)
+	return w.limit() != before
+}
+
+// halve is called for every sign of overload. Calls sent before the last halving tell nothing new.
+func (w *window) halve(sentAt, now time.Time) bool {
+	if !sentAt.After(w.halvedAt) {
+		return false
+	}
+	before := w.limit()
+	w.size = math.Max(1, w.size/2)
+	w.halvedAt = now
+	return w.limit() != before
+}

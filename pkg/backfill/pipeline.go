@@ -1,0 +1,182 @@
+package backfill
+
+import (
+	"slices"
+	"time"
+)
+
+// Pipeline is a checked pipeline: package pipeline makes it from a file and guarantees that every name is
+// unique, every reference exists and nothing is circular.
+type Pipeline struct {
+	Name      string             `json:"name"`
+	Partition PartitionSource    `json:"partition"`
+	History   *HistorySource     `json:"history,omitempty"`
+	Limiters  map[string]Limiter `json:"limiters,omitempty"`
+	Phases    []Phase            `json:"phases"`
+}
+
+// PartitionSource says where the dates come from: exactly one of Table, Dates and DailyFrom.
+type PartitionSource struct {
+	Column    string         `json:"column"`
+	Table     *CalendarTable `json:"table,omitempty"`
+	Dates     *Calendar      `json:"dates,omitempty"`
+	DailyFrom *Date          `json:"daily_from,omitempty"`
+}
+
+// CalendarTable names a warehouse table with one row or more per date.
+type CalendarTable struct {
+	Table  string `json:"table"`
+	Date   string `json:"date"`
+	Season string `json:"season,omitempty"`
+}
+
+// HistorySource names the warehouse table in which processors record their runs.
+type HistorySource struct {
+	Table     string   `json:"table"`
+	Processor string   `json:"processor"`
+	Date      string   `json:"date"`
+	Phase     string   `json:"phase"`
+	Status    string   `json:"status"`
+	Succeeded []string `json:"succeeded"`
+}
+
+// Limiter guards one outside API. Rate is calls per second, 0 for no rate; InFlight is 0 for no cap.
+type Limiter struct {
+	Rate     float64 `json:"rate,omitempty"`
+	Burst    int     `json:"burst,omitempty"`
+	InFlight int     `json:"in_flight,omitempty"`
+}
+
+// Phase is a set of processors that run once per date.
+type Phase struct {
+	ID            string      `json:"id"`
+	After         []string    `json:"after,omitempty"`
+	GateNeeds     bool        `json:"gate_needs,omitempty"` // processors wait for their own needs, not for whole phases
+	Seasons       []string    `json:"seasons,omitempty"`    // empty: every season
+	Trigger       Trigger     `json:"trigger"`
+	OnTimeout     *Retrigger  `json:"on_timeout,omitempty"`
+	Completions   *Adapter    `json:"completions,omitempty"`
+	MaxDates      int         `json:"max_dates,omitempty"`
+	MaxProcessors int         `json:"max_processors,omitempty"`
+	Ramp          Ramp        `json:"ramp"`
+	Outputs       []string    `json:"outputs,omitempty"`
+	Processors    []Processor `json:"processors"`
+}
+
+// Processor is one unit of work per date, with its retry rules filled in from the defaults.
+type Processor struct {
+	Name          string        `json:"name"`
+	Limiter       string        `json:"limiter,omitempty"`
+	Needs         []Ref         `json:"needs,omitempty"`
+	Windows       []Window      `json:"windows,omitempty"`
+	Timeout       time.Duration `json:"timeout"`
+	Attempts      int           `json:"attempts"`
+	Backoff       Backoff       `json:"backoff"`
+	AcceptPartial bool          `json:"accept_partial,omitempty"`
+}
+
+// Ref names a processor.
+type Ref struct {
+	Phase     string `json:"phase"`
+	Processor string `json:"processor"`
+}
+
+// Window is a dependence on other dates of a phase: all calendar dates in [D-Days, D], or the Games
+// partitions before D and D itself. On the processor's own phase, D is left out: such a window makes
+// dates wait for earlier ones. SameSeason stops the window at the start of the season.
+type Window struct {
+	Phase      string `json:"phase"`
+	Days       int    `json:"days,omitempty"`
+	Games      int    `json:"games,omitempty"`
+	SameSeason bool   `json:"same_season,omitempty"`
+}
+
+// Trigger says how a phase's processors are started. A nil HTTP means that the platform starts them by itself.
+type Trigger struct {
+	HTTP *HTTPTrigger `json:"http,omitempty"`
+}
+
+// HTTPTrigger is a POST. PerPhase makes one call for all processors of the phase instead of one each.
+type HTTPTrigger struct {
+	URL      string `json:"url"`
+	Auth     string `json:"auth,omitempty"`
+	Async    bool   `json:"async,omitempty"`
+	PerPhase bool   `json:"per_phase,omitempty"`
+	Body     string `json:"body,omitempty"`
+	Health   string `json:"health,omitempty"`
+}
+
+// Retrigger re-runs a processor of an earlier phase when one of this phase stayed silent: Match maps the
+// earlier phase's processor to this phase's.
+type Retrigger struct {
+	Phase string            `json:"phase"`
+	Match map[string]string `json:"match"`
+}
+
+// Source finds the processor of the earlier phase that feeds this one.
+func (r *Retrigger) Source(processor string) (Ref, bool) {
+	if r != nil {
+		for from, to := range r.Match {
+			if to == processor {
+				return Ref{r.Phase, from}, true
+			}
+		}
+	}
+	return Ref{}, false
+}
+
+// Adapter reads another system's JSON on Topic as completions: Fields maps our field names to dotted paths
+// in theirs, Status their words to ours.
+type Adapter struct {
+	Topic  string            `json:"topic"`
+	Fields map[string]string `json:"fields"`
+	Status map[string]string `json:"status,omitempty"`
+}
+
+// Ramp starts with Start dates in flight and adds Step after every Every calm completions. Start 0 is no ramp.
+type Ramp struct {
+	Start int `json:"start,omitempty"`
+	Step  int `json:"step,omitempty"`
+	Every int `json:"every,omitempty"`
+}
+
+// Backoff is exponential with full jitter: attempt n waits between 0 and min(Max, Initial*2^(n-1)).
+type Backoff struct {
+	Initial time.Duration `json:"initial"`
+	Max     time.Duration `json:"max"`
+}
+
+// Phase finds a phase by its id.
+func (p *Pipeline) Phase(id string) (*Phase, bool) {
+	i := slices.IndexFunc(p.Phases, func(ph Phase) bool { return ph.ID == id })
+	if i < 0 {
+		return nil, false
+	}
+	return &p.Phases[i], true
+}
+
+// Processor finds a processor of the phase by its name.
+func (ph *Phase) Processor(name string) (*Processor, bool) {
+	i := slices.IndexFunc(ph.Processors, func(pr Processor) bool { return pr.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return &ph.Processors[i], true
+}
+
+// AppliesTo says whether the phase runs in a season at all.
+func (ph *Phase) AppliesTo(season string) bool {
+	return len(ph.Seasons) == 0 || slices.Contains(ph.Seasons, season)
+}
+
+// Needed says whether some other processor of the pipeline waits for this one by name.
+func (p *Pipeline) Needed(ref Ref) bool {
+	for i := range p.Phases {
+		for j := range p.Phases[i].Processors {
+			if slices.Contains(p.Phases[i].Processors[j].Needs, ref) {
+				return true
+			}
+		}
+	}
+	return false
+}

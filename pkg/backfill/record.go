@@ -1,0 +1,148 @@
+package backfill
+
+import (
+	"maps"
+	"time"
+)
+
+// Kind is what a fact says. The words are the ones in the documents.
+type Kind string
+
+// The kinds of facts. Succeeded, Partial, Failed, Rejected and ReportedSkip are outcomes of an attempt:
+// Failed may be tried again, Rejected may not.
+const (
+	Dispatched   Kind = "dispatched"
+	Accepted     Kind = "accepted"
+	Succeeded    Kind = "succeeded"
+	Partial      Kind = "partial"
+	Failed       Kind = "failed"
+	Rejected     Kind = "rejected"
+	ReportedSkip Kind = "reported_skip"
+	Skipped      Kind = "skipped"   // planned: history says it is done
+	Waived       Kind = "waived"    // a person said to go on without it
+	Retried      Kind = "retried"   // a person granted new attempts after Attempt
+	Triggered    Kind = "triggered" // the gate is open; Processor "" means every processor without conditions of its own
+	Complete     Kind = "complete"  // the phase stands at N/N
+)
+
+// Key names a fact. Everything that decides a state is in the key, so it does not matter which of two
+// facts with the same key a store keeps.
+type Key struct {
+	Phase     string
+	Processor string
+	Attempt   int
+	Kind      Kind
+}
+
+// Value is what a fact adds to its key.
+type Value struct {
+	At            time.Time `json:"at"`
+	Message       string    `json:"message,omitempty"`
+	By            string    `json:"by,omitempty"`
+	Records       int64     `json:"records,omitempty"`
+	BytesBilled   int64     `json:"bytes_billed,omitempty"`
+	StartedAt     time.Time `json:"started_at,omitzero"`
+	FinishedAt    time.Time `json:"finished_at,omitzero"`
+	CorrelationID string    `json:"correlation_id,omitempty"`
+}
+
+// Fact is something that happened and stays true.
+type Fact struct {
+	Key
+	Value
+}
+
+// Record is all that is known of one date of a backfill. Facts are only ever added; a record is immutable,
+// adding makes another one.
+type Record struct {
+	Date   Date
+	Season string
+	// WakeAt is when the date must be looked at again; zero for never.
+	WakeAt time.Time
+	facts  map[Key]Value
+	newest map[Ref]int // highest attempt with any fact, so that a state is derived without walking all facts
+}
+
+// NewRecord is a date about which nothing is known yet but facts.
+func NewRecord(date Date, season string, facts ...Fact) Record {
+	return Record{Date: date, Season: season}.Add(facts...)
+}
+
+// Has says whether the fact is known.
+func (r *Record) Has(k Key) bool {
+	_, ok := r.facts[k]
+	return ok
+}
+
+// Get is the value of a fact.
+func (r *Record) Get(k Key) (Value, bool) {
+	v, ok := r.facts[k]
+	return v, ok
+}
+
+// Len is the number of facts. Of two versions of one date's record the one with more facts is the newer.
+func (r *Record) Len() int { return len(r.facts) }
+
+// Facts lists all facts in no particular order.
+func (r *Record) Facts() []Fact {
+	out := make([]Fact, 0, len(r.facts))
+	for k, v := range r.facts {
+		out = append(out, Fact{k, v})
+	}
+	return out
+}
+
+// New lists those of the facts that the record does not hold yet.
+func (r *Record) New(facts []Fact) []Fact {
+	var out []Fact
+	for _, f := range facts {
+		if !r.Has(f.Key) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Add is the record with the facts merged in. It is commutative, associative and idempotent.
+func (r Record) Add(facts ...Fact) Record {
+	if len(facts) == 0 {
+		return r
+	}
+	known, newest := maps.Clone(r.facts), maps.Clone(r.newest)
+	if known == nil {
+		known, newest = make(map[Key]Value, len(facts)), make(map[Ref]int)
+	}
+	for _, f := range facts {
+		if old, ok := known[f.Key]; ok {
+			f.Value = older(old, f.Value)
+		}
+		known[f.Key] = f.Value
+		if ref := (Ref{f.Phase, f.Processor}); f.Attempt > newest[ref] {
+			newest[ref] = f.Attempt
+		}
+	}
+	r.facts, r.newest = known, newest
+	return r
+}
+
+// older chooses between two values of one fact, the same way round whichever is asked first.
+func older(a, b Value) Value {
+	switch {
+	case a.At.Before(b.At):
+		return a
+	case b.At.Before(a.At):
+		return b
+	case a.Message+"\x00"+a.CorrelationID+"\x00"+a.By <= b.Message+"\x00"+b.CorrelationID+"\x00"+b.By:
+		return a
+	default:
+		return b
+	}
+}
+
+// Sooner is the earlier of two wake-up times, where zero means never.
+func Sooner(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,139 @@
+// Package pipeline turns a pipeline.yaml into a checked backfill.Pipeline. Everything that is wrong with a
+// file is reported at once, each fault with its line and column.
+package pipeline
+
+// File is a pipeline.yaml as it is written; the JSON Schema for editors is generated from these types.
+type File struct {
+	Name      string               `json:"name" jsonschema:"pattern=^[a-z][a-z0-9_-]{0\\,62}$,description=The pipeline's name as requests give it"`
+	Partition PartitionBlock       `json:"partition"`
+	History   *HistoryBlock        `json:"history,omitempty"`
+	Defaults  RunRules             `json:"defaults,omitempty"`
+	Limiters  map[string]LimitRule `json:"limiters,omitempty"`
+	Phases    []PhaseBlock         `json:"phases" jsonschema:"minItems=1"`
+}
+
+// PartitionBlock says which column partitions the tables and where the dates come from.
+type PartitionBlock struct {
+	Column   string        `json:"column"`
+	Calendar CalendarBlock `json:"calendar"`
+}
+
+// CalendarBlock is a table, a CSV file beside the pipeline file, or every day from a date on.
+type CalendarBlock struct {
+	Table  string      `json:"table,omitempty"`
+	File   string      `json:"file,omitempty"`
+	Date   string      `json:"date,omitempty"`
+	Season string      `json:"season,omitempty"`
+	Daily  *DailyBlock `json:"daily,omitempty"`
+}
+
+// DailyBlock is a calendar of every day from a date on, up to yesterday.
+type DailyBlock struct {
+	From string `json:"from" jsonschema:"format=date"`
+}
+
+// HistoryBlock names the table in which processors record their runs.
+type HistoryBlock struct {
+	Table     string   `json:"table"`
+	Processor string   `json:"processor"`
+	Date      string   `json:"date"`
+	Phase     string   `json:"phase"`
+	Status    string   `json:"status"`
+	Succeeded []string `json:"succeeded" jsonschema:"minItems=1"`
+}
+
+// RunRules are the retry rules of a processor; what is left out is taken from the level above.
+type RunRules struct {
+	Timeout  string        `json:"timeout,omitempty" jsonschema:"description=How long one attempt may take, e.g. 10m"`
+	Attempts int           `json:"attempts,omitempty" jsonschema:"minimum=1"`
+	Backoff  *BackoffBlock `json:"backoff,omitempty"`
+}
+
+// BackoffBlock is exponential backoff with full jitter.
+type BackoffBlock struct {
+	Initial string `json:"initial"`
+	Max     string `json:"max"`
+}
+
+// LimitRule guards an outside API.
+type LimitRule struct {
+	Rate     string `json:"rate,omitempty" jsonschema:"description=Calls per second (5/s) or minute (300/m) or hour"`
+	Burst    int    `json:"burst,omitempty" jsonschema:"minimum=1"`
+	InFlight int    `json:"in_flight,omitempty" jsonschema:"minimum=1"`
+}
+
+// PhaseBlock is one phase.
+type PhaseBlock struct {
+	ID            string           `json:"id" jsonschema:"pattern=^[a-z][a-z0-9_]{0\\,62}$"`
+	After         []string         `json:"after,omitempty"`
+	Gate          string           `json:"gate,omitempty" jsonschema:"enum=strict,enum=needs"`
+	When          *WhenBlock       `json:"when,omitempty"`
+	Trigger       *TriggerBlock    `json:"trigger,omitempty"`
+	OnTimeout     *RetriggerBlock  `json:"on_timeout,omitempty"`
+	Completions   *AdapterBlock    `json:"completions,omitempty"`
+	MaxDates      int              `json:"max_dates,omitempty" jsonschema:"minimum=1"`
+	MaxProcessors int              `json:"max_processors,omitempty" jsonschema:"minimum=1"`
+	Ramp          *RampBlock       `json:"ramp,omitempty"`
+	Outputs       []string         `json:"outputs,omitempty"`
+	Processors    []ProcessorBlock `json:"processors" jsonschema:"minItems=1"`
+	RunRules
+}
+
+// WhenBlock restricts a phase to seasons.
+type WhenBlock struct {
+	Seasons []string `json:"seasons" jsonschema:"minItems=1"`
+}
+
+// TriggerBlock is an HTTP call, or none: the platform starts the phase by itself.
+type TriggerBlock struct {
+	HTTP *HTTPBlock `json:"http,omitempty"`
+	None bool       `json:"none,omitempty"`
+}
+
+// HTTPBlock is a POST per processor, or one per phase.
+type HTTPBlock struct {
+	URL    string `json:"url"`
+	Auth   string `json:"auth,omitempty" jsonschema:"enum=none,enum=oidc"`
+	Per    string `json:"per,omitempty" jsonschema:"enum=processor,enum=phase"`
+	Reply  string `json:"reply,omitempty" jsonschema:"enum=sync,enum=async"`
+	Body   string `json:"body,omitempty"`
+	Health string `json:"health,omitempty"`
+}
+
+// RetriggerBlock re-runs an earlier phase's processor when this phase's one stayed silent.
+type RetriggerBlock struct {
+	Retrigger string            `json:"retrigger"`
+	Match     map[string]string `json:"match,omitempty"`
+}
+
+// AdapterBlock reads an existing topic's messages as completions.
+type AdapterBlock struct {
+	Topic  string            `json:"topic"`
+	Fields map[string]string `json:"fields"`
+	Status map[string]string `json:"status,omitempty"`
+}
+
+// RampBlock lets dates in slowly.
+type RampBlock struct {
+	Start int `json:"start" jsonschema:"minimum=1"`
+	Step  int `json:"step" jsonschema:"minimum=1"`
+	Every int `json:"every" jsonschema:"minimum=1"`
+}
+
+// ProcessorBlock is one processor; a plain name is short for {name: ...}.
+type ProcessorBlock struct {
+	Name          string       `json:"name"`
+	Limiter       string       `json:"limiter,omitempty"`
+	Needs         []string     `json:"needs,omitempty"`
+	Window        *WindowBlock `json:"window,omitempty"`
+	AcceptPartial bool         `json:"accept_partial,omitempty"`
+	RunRules
+}
+
+// WindowBlock is a dependence on other dates: days or games, and only of the same season when it says so.
+type WindowBlock struct {
+	Phase  string `json:"phase"`
+	Days   int    `json:"days,omitempty" jsonschema:"minimum=1"`
+	Games  int    `json:"games,omitempty" jsonschema:"minimum=1"`
+	Within string `json:"within,omitempty" jsonschema:"enum=season"`
+}

@@ -1,0 +1,158 @@
+package sqlitestate
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/state"
+)
+
+// rowQuerier is a transaction or a pool.
+type rowQuerier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func loadBackfill(ctx context.Context, q rowQuerier, id string) (*backfill.Backfill, error) {
+	var doc string
+	err := q.QueryRowContext(ctx, "SELECT doc FROM backfills WHERE id=?", id).Scan(&doc)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fault.New(fault.NotFound, "no backfill %q", id)
+	}
+	if err != nil {
+		return nil, wrap(err, "reading backfill %s", id)
+	}
+	b := new(backfill.Backfill)
+	return b, wrap(json.Unmarshal([]byte(doc), b), "reading backfill %s", id)
+}
+
+func storeBackfill(tx *sql.Tx, b *backfill.Backfill) error {
+	doc, err := json.Marshal(b)
+	if err != nil {
+		return wrap(err, "storing backfill %s", b.ID)
+	}
+	_, err = tx.Exec("INSERT INTO backfills(id, created, doc) VALUES(?,?,?) ON CONFLICT(id) DO UPDATE SET created=excluded.created, doc=excluded.doc",
+		b.ID, b.CreatedAt.UnixNano(), doc)
+	return wrap(err, "storing backfill %s", b.ID)
+}
+
+// CreateBackfill implements state.Backfills.
+func (s *Store) CreateBackfill(ctx context.Context, b *backfill.Backfill) (*backfill.Backfill, bool, error) {
+	var stored *backfill.Backfill
+	var created bool
+	err := s.db.WriteThen(ctx, func(tx *sql.Tx) error {
+		old, err := loadBackfill(ctx, tx, b.ID)
+		switch {
+		case err == nil && old.State != backfill.StateRefused:
+			stored, created = old, false
+			return nil
+		case err != nil && !fault.Is(err, fault.NotFound):
+			return err
+		}
+		stored, created = b, true
+		return storeBackfill(tx, b)
+	}, func(err error) {
+		if err == nil && created {
+			s.watch.notify(b.ID, state.Change{Backfill: b})
+		}
+	})
+	return stored, created, err
+}
+
+// Backfill implements state.Backfills.
+func (s *Store) Backfill(ctx context.Context, id string) (*backfill.Backfill, error) {
+	return loadBackfill(ctx, s.db, id)
+}
+
+// ListBackfills implements state.Backfills.
+func (s *Store) ListBackfills(ctx context.Context) ([]*backfill.Backfill, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT doc FROM backfills ORDER BY created DESC, id")
+	if err != nil {
+		return nil, wrap(err, "listing backfills")
+	}
+	defer rows.Close()
+	var out []*backfill.Backfill
+	for rows.Next() {
+		var doc string
+		if err := rows.Scan(&doc); err != nil {
+			return nil, wrap(err, "listing backfills")
+		}
+		b := new(backfill.Backfill)
+		if err := json.Unmarshal([]byte(doc), b); err != nil {
+			return nil, wrap(err, "listing backfills")
+		}
+		out = append(out, b)
+	}
+	return out, wrap(rows.Err(), "listing backfills")
+}
+
+// modify is the read-modify-write of one backfill document.
+func (s *Store) modify(ctx context.Context, id string, change func(*backfill.Backfill) error) (*backfill.Backfill, error) {
+	var b *backfill.Backfill
+	err := s.db.WriteThen(ctx, func(tx *sql.Tx) (err error) {
+		if b, err = loadBackfill(ctx, tx, id); err != nil {
+			return err
+		}
+		if err := change(b); err != nil {
+			return err
+		}
+		return storeBackfill(tx, b)
+	}, func(err error) {
+		if err == nil {
+			s.watch.notify(id, state.Change{Backfill: b})
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// UpdateBackfill implements state.Backfills.
+func (s *Store) UpdateBackfill(ctx context.Context, id string, epoch int64, change func(*backfill.Backfill) error) (*backfill.Backfill, error) {
+	return s.modify(ctx, id, func(b *backfill.Backfill) error {
+		if epoch != 0 && b.Lease.Epoch != epoch {
+			return fault.New(fault.Fenced, "backfill %s is driven by %s in epoch %d, not in %d", id, b.Lease.Holder, b.Lease.Epoch, epoch)
+		}
+		lease := b.Lease
+		err := change(b)
+		b.Lease = lease
+		return err
+	})
+}
+
+// Acquire implements state.Backfills.
+func (s *Store) Acquire(ctx context.Context, id, holder string, now time.Time, ttl time.Duration) (backfill.Lease, error) {
+	b, err := s.modify(ctx, id, func(b *backfill.Backfill) error {
+		if b.Lease.Holder != holder {
+			if b.Lease.Holder != "" && b.Lease.Expires.After(now) {
+				return fault.New(fault.Conflict, "backfill %s is driven by %s until %s", id, b.Lease.Holder, b.Lease.Expires.Format(time.RFC3339))
+			}
+			b.Lease.Epoch++
+		}
+		b.Lease.Holder, b.Lease.Expires = holder, now.Add(ttl)
+		return nil
+	})
+	if err != nil {
+		return backfill.Lease{}, err
+	}
+	return b.Lease, nil
+}
+
+// Release implements state.Backfills.
+func (s *Store) Release(ctx context.Context, id, holder string) error {
+	_, err := s.modify(ctx, id, func(b *backfill.Backfill) error {
+		if b.Lease.Holder == holder {
+			b.Lease.Holder, b.Lease.Expires = "", time.Time{}
+		}
+		return nil
+	})
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,3 @@
+module sluice.dev/services/completion-tracker
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module sluice.dev/services/console
+
+go 1.26.0

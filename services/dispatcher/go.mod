@@ -1,0 +1,3 @@
+module sluice.dev/services/dispatcher
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module sluice.dev/services/phase-gate
+
+go 1.26.0

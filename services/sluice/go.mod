@@ -1,0 +1,3 @@
+module sluice.dev/services/sluice
+
+go 1.26.0
