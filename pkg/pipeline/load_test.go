@@ -67,8 +67,8 @@ func TestFaultsHavePlaces(t *testing.T) {
 	}{
 		"unknown field":           {"  column: day\n", "  column: day\n  colum: x\n", []string{"4:3: unknown field \"colum\""}},
 		"two unknown fields":      {"- id: two\n", "- id: two\n    foo: 1\n    bar: 2\n", []string{"unknown field \"foo\"", "unknown field \"bar\""}},
-		"limiter not declared":    {"limiter: api}", "limiter: apj}", []string{"11:18: limiter \"apj\" is not declared"}},
-		"template field":          {"{{.Processor}}", "{{.Procesor}}", []string{"9:44: the body template is wrong"}},
+		"limiter not declared":    {"limiter: api}", "limiter: apj}", []string{"11:19: limiter \"apj\" is not declared"}},
+		"template field":          {"{{.Processor}}", "{{.Procesor}}", []string{"9:41: the body template is wrong"}},
 		"variable not set":        {"${URL}", "${URI}", []string{"the environment variable URI is not set"}},
 		"rate of zero":            {"rate: 5/s", "rate: 0/s", []string{"6:9: a rate of 0/s"}},
 		"bad rate":                {"rate: 5/s", "rate: fast", []string{"\"fast\" is not a rate"}},

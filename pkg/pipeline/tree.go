@@ -29,8 +29,12 @@ type tree struct {
 	lookup func(string) (string, bool)
 	root   any
 	at     map[string]position
+	values int
 	faults []Fault
 }
+
+// maxValues bounds what aliases can blow a file up to.
+const maxValues = 100_000
 
 // faultf records a fault at a pointer, or at the nearest value around it.
 func (t *tree) faultf(pointer, format string, args ...any) {
@@ -80,6 +84,12 @@ func (t *tree) parseFault(err error) {
 
 // value converts a node, noting positions and filling in ${VAR}.
 func (t *tree) value(pointer string, n ast.Node, anchors map[string]ast.Node) any {
+	if t.values++; t.values > maxValues {
+		if t.values == maxValues+1 {
+			t.faultf("", "the file holds more than %d values", maxValues)
+		}
+		return nil
+	}
 	if tok := n.GetToken(); tok != nil {
 		if _, noted := t.at[pointer]; !noted {
 			t.at[pointer] = position{tok.Position.Line, tok.Position.Column}
@@ -103,8 +113,9 @@ func (t *tree) value(pointer string, n ast.Node, anchors map[string]ast.Node) an
 		}
 		return s
 	case *ast.AnchorNode:
-		anchors[n.Name.String()] = n.Value
-		return t.value(pointer, n.Value, anchors)
+		v := t.value(pointer, n.Value, anchors)
+		anchors[n.Name.String()] = n.Value // only now: an anchor inside itself would never end
+		return v
 	case *ast.AliasNode:
 		if v, ok := anchors[n.Value.String()]; ok {
 			return t.value(pointer, v, anchors)
