@@ -1,5 +1,7 @@
 package backfill
 
+import "slices"
+
 // Cell is a phase of a date.
 type Cell struct {
 	Date  Date
@@ -221,4 +223,39 @@ func (s *Scope) datesExcept(from int, d Date) []Date {
 		}
 	}
 	return out
+}
+
+// Held says whether a phase of date d has nothing to gain from a cell that became complete: no condition of
+// its reaches the cell, or every condition that does is still held back by another date. It looks at
+// other dates only, so that most dates need not be read at all.
+func (s *Scope) Held(d Date, ph *Phase, done Cell, known Known) (held bool, ask []Cell) {
+	var o Opening
+	conditions := [][]Cell{s.barrier(d, ph)}
+	for i := range ph.Processors {
+		for _, w := range ph.Processors[i].Windows {
+			if w.Phase != done.Phase {
+				continue
+			}
+			var cells []Cell
+			for _, p := range s.Window(w, ph.ID, d) {
+				if _, ours := s.Dates.Index(p.Date); ours && p.Date != d {
+					cells = append(cells, Cell{p.Date, w.Phase})
+				}
+			}
+			conditions = append(conditions, cells)
+		}
+	}
+	held = true
+	for _, cells := range conditions {
+		if !slices.Contains(cells, done) {
+			continue
+		}
+		if o.all(cells, known) {
+			held = false
+		}
+		if len(o.Ask) > 0 {
+			return true, o.Ask
+		}
+	}
+	return held, nil
 }

@@ -1,0 +1,277 @@
+// Package tracker records what processors report. It is the only writer of outcomes: it adds the outcome
+// to the date's facts, reads the date back, and tells the rest of the system what that amounts to.
+package tracker
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/bus"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/state"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// Name is the consumer's name in subscriptions and the source of its events.
+const Name = "completion-tracker"
+
+// Tracker handles completions. It holds no state of its own.
+type Tracker struct {
+	store  state.Store
+	scopes *state.Scopes
+	pub    bus.Publisher
+	log    *slog.Logger
+	now    func() time.Time
+	// Adapters reads another system's messages by topic.
+	adapters map[string]Adapter
+}
+
+// New makes a tracker. The pipelines say which topics are read through adapters.
+func New(store state.Store, pub bus.Publisher, pipelines map[string]*backfill.Pipeline, log *slog.Logger, now func() time.Time) *Tracker {
+	return &Tracker{store, state.NewScopes(store, 10*time.Second), pub, log, now, Adapters(pipelines)}
+}
+
+// Topics lists what the tracker subscribes to.
+func (t *Tracker) Topics() []string {
+	out := []string{event.TopicCompletions}
+	for topic := range t.adapters {
+		out = append(out, topic)
+	}
+	return out
+}
+
+// Handle returns the handler for one of the topics.
+func (t *Tracker) Handle(topic string) bus.Handler {
+	return func(ctx context.Context, e *event.Event) error {
+		if a, ok := t.adapters[topic]; ok {
+			m, err := a.Read(e.Raw)
+			if err != nil {
+				return err
+			}
+			return t.record(ctx, e, m)
+		}
+		if err := e.Err(); err != nil {
+			return err
+		}
+		m, ok := e.Data.(*pb.ProcessorCompleted)
+		if !ok {
+			return fault.New(fault.Invalid, "event %s of type %s is no completion", e.ID, e.Type)
+		}
+		return t.record(ctx, e, m)
+	}
+}
+
+// target is what a completion is about, found and checked.
+type target struct {
+	scope *backfill.Scope
+	date  backfill.Date
+	phase *backfill.Phase
+	proc  *backfill.Processor
+}
+
+func (t *Tracker) record(ctx context.Context, e *event.Event, m *pb.ProcessorCompleted) error {
+	if err := Check(m); err != nil {
+		return err
+	}
+	at, err := t.find(ctx, m)
+	if fault.Is(err, fault.NotFound) {
+		return t.unmatched(ctx, e, m, err)
+	}
+	if err != nil {
+		return err
+	}
+	attempt := int(m.GetAttempt())
+	if attempt == 0 {
+		if attempt, err = t.newest(ctx, at); err != nil {
+			return err
+		}
+	}
+	fact := t.fact(e, m, at, attempt)
+	wake := time.Time{}
+	if fact.Kind == backfill.Failed || fact.Kind == backfill.Partial {
+		wake = fact.At // the dispatcher looks then, and again when the retry is due
+	}
+	rec, err := t.store.Merge(ctx, at.scope.ID, at.date, wake, fact)
+	if fault.Is(err, fault.NotFound) {
+		return t.unmatched(ctx, e, m, err)
+	}
+	if err != nil {
+		return err
+	}
+	return t.tell(ctx, m, at, rec, fact)
+}
+
+// find resolves the names in a completion. NotFound says that it matches nothing that Sluice runs.
+func (t *Tracker) find(ctx context.Context, m *pb.ProcessorCompleted) (target, error) {
+	date, err := backfill.ParseDate(m.GetDate())
+	if err != nil {
+		return target{}, fault.New(fault.Invalid, "date: %w", err)
+	}
+	id := m.GetBackfillId()
+	if id == "" {
+		if id, err = t.store.Owner(ctx, m.GetPipeline(), date); err != nil {
+			return target{}, err
+		}
+	}
+	scope, err := t.scopes.Get(ctx, id, t.now())
+	if err != nil {
+		return target{}, err
+	}
+	i, ours := scope.Dates.Index(date)
+	if !ours {
+		return target{}, fault.New(fault.NotFound, "backfill %s has no date %s", id, date)
+	}
+	ph, ok := scope.Pipeline.Phase(m.GetPhase())
+	if !ok || !scope.Selected(ph.ID) || !ph.AppliesTo(scope.Dates.At(i).Season) {
+		return target{}, fault.New(fault.NotFound, "backfill %s runs no phase %q on %s", id, m.GetPhase(), date)
+	}
+	proc, ok := ph.Processor(m.GetProcessor())
+	if !ok {
+		return target{}, fault.New(fault.NotFound, "phase %s has no processor %q", ph.ID, m.GetProcessor())
+	}
+	return target{scope, date, ph, proc}, nil
+}
+
+// newest is the attempt that a completion without a number belongs to.
+func (t *Tracker) newest(ctx context.Context, at target) (int, error) {
+	rec, err := t.store.Date(ctx, at.scope.ID, at.date)
+	if err != nil {
+		return 0, err
+	}
+	run := rec.Run(at.scope.ID, at.phase, at.proc)
+	if run.State == backfill.RunRetrying || run.State == backfill.RunExhausted {
+		return run.Attempt - 1, nil // late news of the attempt that ended
+	}
+	return max(1, run.Attempt), nil
+}
+
+func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, attempt int) backfill.Fact {
+	kind := map[string]backfill.Kind{
+		"succeeded": backfill.Succeeded, "failed": backfill.Failed, "partial": backfill.Partial, "skipped": backfill.ReportedSkip,
+	}[m.GetStatus()]
+	if kind == backfill.Failed && m.Retryable != nil && !m.GetRetryable() {
+		kind = backfill.Rejected
+	}
+	v := backfill.Value{
+		At: e.Time, Message: m.GetMessage(), Records: m.GetRecords(), BytesBilled: m.GetBytesBilled(), CorrelationID: m.GetCorrelationId(),
+	}
+	if v.At.IsZero() {
+		v.At = t.now()
+	}
+	if m.GetStartedAt() != nil {
+		v.StartedAt = m.GetStartedAt().AsTime()
+	}
+	if m.GetFinishedAt() != nil {
+		v.FinishedAt = m.GetFinishedAt().AsTime()
+	}
+	return backfill.Fact{
+		Key: backfill.Key{Phase: at.phase.ID, Processor: at.proc.Name, Attempt: attempt, Kind: kind}, Value: v,
+	}
+}
+
+// tell publishes what follows from the record as it now stands. All of it is derived again when the
+// completion is delivered again, and has the same ids then.
+func (t *Tracker) tell(ctx context.Context, m *pb.ProcessorCompleted, at target, rec backfill.Record, fact backfill.Fact) error {
+	tally := at.scope.Tally(&rec, at.phase)
+	typ := event.TypeProgressed
+	if tally.Complete() {
+		typ = event.TypePhaseDone
+		done := backfill.Fact{Key: backfill.Key{Phase: at.phase.ID, Kind: backfill.Complete}, Value: backfill.Value{At: fact.At}}
+		if !rec.Has(done.Key) {
+			var err error
+			if rec, err = t.store.Merge(ctx, at.scope.ID, at.date, time.Time{}, done); err != nil {
+				return err
+			}
+		}
+	}
+	ref := backfill.Ref{Phase: at.phase.ID, Processor: at.proc.Name}
+	run := rec.Run(at.scope.ID, at.phase, at.proc)
+	p := &pb.PhaseProgressed{
+		BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Date: at.date.String(), Phase: at.phase.ID, Processor: at.proc.Name,
+		Attempt: int32(fact.Attempt), Status: string(fact.Kind), Tally: Wire(tally), Facts: int32(rec.Len()), //nolint:gosec // small
+		Unblocks: run.State.Done() && at.scope.Pipeline.Needed(ref), At: timestamppb.New(fact.At),
+	}
+	subject := event.Subject(p.GetBackfillId(), p.GetDate(), p.GetPhase())
+	id := string(fact.Kind) + strconv.Itoa(fact.Attempt) + p.GetProcessor()
+	if err := t.pub.Publish(ctx, event.TopicPhaseCompletions, event.New(typ, Name, subject, fact.At, p, id)); err != nil {
+		return err
+	}
+	return t.pub.Publish(ctx, event.TopicEvents, t.journal(m, at, run, tally, fact)...)
+}
+
+func (t *Tracker) journal(m *pb.ProcessorCompleted, at target, run backfill.Run, tally backfill.Tally, fact backfill.Fact) []*event.Event {
+	line := func(kind, message string) *event.Event {
+		e := &pb.BackfillEvent{
+			BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Kind: kind, Date: at.date.String(), Phase: at.phase.ID,
+			Processor: at.proc.Name, Attempt: int32(fact.Attempt), Message: message, //nolint:gosec // small
+			Records: fact.Records, BytesBilled: fact.BytesBilled,
+		}
+		if !fact.StartedAt.IsZero() && !fact.FinishedAt.IsZero() {
+			e.DurationSeconds = fact.FinishedAt.Sub(fact.StartedAt).Seconds()
+		}
+		return event.Journal(Name, fact.At, e)
+	}
+	out := []*event.Event{line(string(fact.Kind), m.GetMessage())}
+	if run.State == backfill.RunExhausted {
+		t.log.Error("processor exhausted", "backfill_id", at.scope.ID, "date", at.date.String(), "phase", at.phase.ID,
+			"processor", at.proc.Name, "attempt", fact.Attempt, "error", run.LastError)
+		out = append(out, line("exhausted", run.LastError))
+	}
+	if tally.Complete() {
+		done := &pb.BackfillEvent{
+			BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Kind: "phase_completed", Date: at.date.String(), Phase: at.phase.ID,
+		}
+		out = append(out, event.Journal(Name, fact.At, done))
+	}
+	return out
+}
+
+// unmatched journals a completion that belongs to nothing. It never changes a gate.
+func (t *Tracker) unmatched(ctx context.Context, e *event.Event, m *pb.ProcessorCompleted, why error) error {
+	t.log.WarnContext(ctx, "completion matches nothing", "backfill_id", m.GetBackfillId(), "pipeline", m.GetPipeline(),
+		"date", m.GetDate(), "phase", m.GetPhase(), "processor", m.GetProcessor(), "why", why.Error())
+	return t.pub.Publish(ctx, event.TopicEvents, event.Journal(Name, t.now(), &pb.BackfillEvent{
+		BackfillId: m.GetBackfillId(), Pipeline: m.GetPipeline(), Kind: "unmatched", Date: m.GetDate(), Phase: m.GetPhase(),
+		Processor: m.GetProcessor(), Attempt: m.GetAttempt(), Message: why.Error(),
+	}, e.ID))
+}
+
+// Check lists what is wrong with a completion by itself.
+func Check(m *pb.ProcessorCompleted) error {
+	var faults fault.List
+	if m.GetBackfillId() == "" && m.GetPipeline() == "" {
+		faults.Addf("pipeline is missing, and there is no backfill_id either")
+	}
+	for name, v := range map[string]string{"phase": m.GetPhase(), "processor": m.GetProcessor()} {
+		if v == "" {
+			faults.Addf("%s is missing", name)
+		}
+	}
+	if _, err := backfill.ParseDate(m.GetDate()); err != nil {
+		faults.Addf("date: %v", err)
+	}
+	switch m.GetStatus() {
+	case "succeeded", "failed", "partial", "skipped":
+	default:
+		faults.Addf("status %q is none of succeeded, failed, partial and skipped", m.GetStatus())
+	}
+	if m.GetAttempt() < 0 {
+		faults.Addf("attempt is %d: attempts count from 1", m.GetAttempt())
+	}
+	return faults.Err()
+}
+
+// Wire is a tally as a message.
+func Wire(t backfill.Tally) *pb.Tally {
+	n := func(i int) int32 { return int32(i) } //nolint:gosec // processors of a phase
+	return &pb.Tally{
+		Total: n(t.Total), Succeeded: n(t.Succeeded), Skipped: n(t.Skipped), Waived: n(t.Waived),
+		InFlight: n(t.InFlight), Retrying: n(t.Retrying), Exhausted: n(t.Exhausted), Pending: n(t.Pending),
+	}
+}
