@@ -1,0 +1,201 @@
+package dispatch
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// onTrigger looks at a date whose gate has opened. The mark in the document is the truth, so a trigger for
+// a backfill that another instance drives can be acknowledged after waking that instance.
+func (d *Dispatcher) onTrigger(ctx context.Context, e *event.Event) error {
+	m, ok := e.Data.(*pb.PhaseTriggered)
+	if !ok {
+		return fault.New(fault.Invalid, "event %s of type %s is no trigger", e.ID, e.Type)
+	}
+	date, err := backfill.ParseDate(m.GetDate())
+	if err != nil {
+		return fault.New(fault.Invalid, "event %s: %w", e.ID, err)
+	}
+	dr := d.drive(m.GetBackfillId())
+	if dr == nil {
+		_, err := d.Store.Merge(ctx, m.GetBackfillId(), date, d.Now())
+		if fault.Is(err, fault.NotFound) {
+			return nil
+		}
+		return err
+	}
+	rec, err := d.Store.Date(ctx, dr.scope.ID, date)
+	if err != nil {
+		return err
+	}
+	return d.act(ctx, dr, &rec, dr.scope.Examine(&rec, d.Now(), false))
+}
+
+// act does what a look at a record asks for.
+func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f backfill.Findings) error {
+	if err := d.expire(ctx, dr, rec, f.Expired); err != nil {
+		return err
+	}
+	if s := dr.current(); s == backfill.StateCancelling || s.Ended() {
+		return nil
+	}
+	var waits []backfill.Fact
+	deadline := time.Time{}
+	byPhase := map[string]*backfill.Job{}
+	d.mu.Lock()
+	for _, w := range f.Ready {
+		ph, _ := dr.scope.Pipeline.Phase(w.Phase)
+		proc, _ := ph.Processor(w.Processor)
+		job := backfill.Job{
+			Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: w.Phase}, Date: rec.Date,
+			Processors: []string{w.Processor}, Attempts: []int{w.Attempt}, Limiter: proc.Limiter,
+		}
+		switch {
+		case ph.Trigger.HTTP == nil:
+			src, found := ph.OnTimeout.Source(w.Processor)
+			if w.Attempt == 1 || !found {
+				fact := dispatched(w, d.Now())
+				waits = append(waits, fact)
+				deadline = backfill.Sooner(deadline, fact.At.Add(proc.Timeout))
+				continue
+			}
+			from, _ := dr.scope.Pipeline.Phase(src.Phase)
+			source, _ := from.Processor(src.Processor)
+			job.Limiter = source.Limiter
+			d.sched.Offer(job)
+		case ph.Trigger.HTTP.PerPhase:
+			if one := byPhase[w.Phase]; one != nil {
+				one.Processors, one.Attempts = append(one.Processors, w.Processor), append(one.Attempts, w.Attempt)
+			} else {
+				byPhase[w.Phase] = &job
+			}
+		default:
+			d.sched.Offer(job)
+		}
+	}
+	for _, job := range byPhase {
+		d.sched.Offer(*job)
+	}
+	d.mu.Unlock()
+	d.signal()
+	if len(waits) == 0 {
+		return nil
+	}
+	merged, err := d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, waits...)
+	if err == nil {
+		dr.observeAll(&merged)
+	}
+	return err
+}
+
+func dispatched(w backfill.Work, at time.Time) backfill.Fact {
+	return backfill.Fact{
+		Key:   backfill.Key{Phase: w.Phase, Processor: w.Processor, Attempt: w.Attempt, Kind: backfill.Dispatched},
+		Value: backfill.Value{At: at},
+	}
+}
+
+// expire reports attempts that had their time as failed. A call that is still being made has its own timeout.
+func (d *Dispatcher) expire(ctx context.Context, dr *drive, rec *backfill.Record, expired []backfill.Expired) error {
+	for _, x := range expired {
+		key := backfill.RunKey{
+			Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: x.Phase}, Date: rec.Date, Processor: x.Processor,
+		}
+		dr.mu.Lock()
+		calling := dr.calling[key]
+		dr.mu.Unlock()
+		if calling {
+			continue
+		}
+		ph, _ := dr.scope.Pipeline.Phase(x.Phase)
+		proc, _ := ph.Processor(x.Processor)
+		err := d.report(ctx, dr, key, x.Attempt, outcome{
+			status: "failed", retryable: true, message: "no completion within " + proc.Timeout.String(), at: x.Deadline,
+		})
+		if err != nil {
+			return err
+		}
+		d.finish(key, backfill.Overloaded, "timeout")
+	}
+	return nil
+}
+
+// outcome is how an attempt ended, as a completion will tell it.
+type outcome struct {
+	status    string
+	retryable bool
+	message   string
+	started   time.Time
+	at        time.Time
+}
+
+// report publishes a completion on behalf of a processor that does not report by itself.
+func (d *Dispatcher) report(ctx context.Context, dr *drive, k backfill.RunKey, attempt int, o outcome) error {
+	m := &pb.ProcessorCompleted{
+		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Date: k.Date.String(), Phase: k.Phase, Processor: k.Processor,
+		Attempt: int32(attempt), Status: o.status, Message: o.message, //nolint:gosec // small
+	}
+	if o.status == "failed" {
+		m.Retryable = &o.retryable
+	}
+	if !o.started.IsZero() {
+		m.StartedAt, m.FinishedAt = stamp(o.started), stamp(o.at)
+	}
+	subject := event.Subject(m.GetBackfillId(), m.GetDate(), m.GetPhase(), m.GetProcessor())
+	return d.Bus.Publish(ctx, event.TopicCompletions,
+		event.New(event.TypeCompleted, Name, subject, o.at, m, o.status, strconv.Itoa(attempt)))
+}
+
+// finish ends a run for admission.
+func (d *Dispatcher) finish(k backfill.RunKey, a backfill.Answer, reason string) {
+	d.mu.Lock()
+	d.sched.Finish(k, a, reason, d.Now())
+	d.mu.Unlock()
+	d.signal()
+}
+
+// sweep looks at the dates whose time has come.
+func (d *Dispatcher) sweep(ctx context.Context, dr *drive) {
+	now := d.Now()
+	due, err := d.Store.Due(ctx, dr.scope.ID, now, 200)
+	if err != nil {
+		d.complain(ctx, dr, "cannot look for due dates", err)
+		return
+	}
+	for _, date := range due {
+		if err := d.look(ctx, dr, date); err != nil {
+			d.complain(ctx, dr, "cannot look after a due date", err)
+			return
+		}
+	}
+}
+
+func (d *Dispatcher) look(ctx context.Context, dr *drive, date backfill.Date) error {
+	rec, err := d.Store.Date(ctx, dr.scope.ID, date)
+	if err != nil {
+		return err
+	}
+	now := d.Now()
+	f := dr.scope.Examine(&rec, now, false)
+	if err := d.act(ctx, dr, &rec, f); err != nil {
+		return err
+	}
+	next := f.Next
+	if len(f.Expired) > 0 {
+		next = backfill.Sooner(next, now.Add(d.Tick*10)) // until the failure is recorded
+	}
+	_, err = d.Store.Rearm(ctx, dr.scope.ID, rec, next)
+	return err
+}
+
+func (d *Dispatcher) complain(ctx context.Context, dr *drive, what string, err error) {
+	if ctx.Err() == nil {
+		d.Log.ErrorContext(ctx, what, "backfill_id", dr.scope.ID, "error", err)
+	}
+}

@@ -1,0 +1,233 @@
+package dispatch
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+func stamp(t time.Time) *timestamppb.Timestamp { return timestamppb.New(t) }
+
+// start records the attempts of jobs that share a date in one write, then makes the calls. What is not
+// wanted any more, because the record has moved on since it was queued, is dropped here.
+func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
+	ctx, now := dr.ctx, d.Now()
+	rec, err := d.Store.Date(ctx, dr.scope.ID, jobs[0].Date)
+	if err == nil && !dr.holds(now) {
+		d.putBack(jobs, now)
+		return
+	}
+	var facts []backfill.Fact
+	deadline := time.Time{}
+	wanted := jobs[:0]
+	for _, j := range jobs {
+		if err != nil {
+			break
+		}
+		j = d.stillWanted(dr, &rec, j)
+		if len(j.Processors) == 0 {
+			continue
+		}
+		wanted = append(wanted, j)
+		ph, _ := dr.scope.Pipeline.Phase(j.Phase)
+		for i, name := range j.Processors {
+			proc, _ := ph.Processor(name)
+			facts = append(facts, dispatched(backfill.Work{Ref: backfill.Ref{Phase: j.Phase, Processor: name}, Attempt: j.Attempts[i]}, now))
+			deadline = backfill.Sooner(deadline, now.Add(proc.Timeout))
+		}
+	}
+	if len(facts) > 0 {
+		rec, err = d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, facts...)
+	}
+	if err != nil {
+		d.complain(ctx, dr, "cannot record a dispatch: it is put back", err)
+		d.putBack(jobs, now)
+		return
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	dr.observeAll(&rec)
+	d.journalDispatch(ctx, dr, rec.Date, facts)
+	for _, j := range wanted {
+		d.calls.Add(1)
+		go func() { defer d.calls.Done(); d.call(dr, rec.Season, j) }()
+	}
+}
+
+func (d *Dispatcher) putBack(jobs []backfill.Job, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, j := range jobs {
+		d.sched.Throttled(j, now.Add(time.Second), "could not be recorded", now)
+	}
+}
+
+// stillWanted leaves the processors whose attempt is still the one to make, and marks them as being called.
+func (d *Dispatcher) stillWanted(dr *drive, rec *backfill.Record, j backfill.Job) backfill.Job {
+	out := j
+	out.Processors, out.Attempts = nil, nil
+	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
+	for i, name := range j.Processors {
+		proc, _ := ph.Processor(name)
+		run := rec.Run(dr.scope.ID, ph, proc)
+		key := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
+		open := run.State == backfill.RunPending || run.State == backfill.RunRetrying || (run.State == backfill.RunInFlight && !run.Accepted)
+		if !open || run.Attempt != j.Attempts[i] {
+			d.finish(key, backfill.Neutral, "")
+			continue
+		}
+		dr.mu.Lock()
+		dr.calling[key] = true
+		dr.mu.Unlock()
+		out.Processors, out.Attempts = append(out.Processors, name), append(out.Attempts, j.Attempts[i])
+	}
+	return out
+}
+
+// call makes one call and deals with the answer.
+func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
+	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
+	retrigger := ph.Trigger.HTTP == nil
+	started := d.Now()
+	ans := d.Caller.Call(dr.ctx, dr.scope, dr.request.Reason, season, j)
+	dr.called(ans)
+	now := d.Now()
+	switch ans.kind {
+	case throttled:
+		d.throttled(dr, j, ans, now)
+		return
+	case accepted:
+		if err := d.accept(dr, j, now, retrigger); err != nil {
+			// Unrecorded acceptance is safe: after a restart the call is repeated under the same key.
+			d.complain(dr.ctx, dr, "cannot record an acceptance", err)
+		}
+		return
+	case succeeded, failed:
+		d.answered(dr, j, ans, started, now, retrigger)
+	case interrupted:
+	}
+	for _, name := range j.Processors {
+		k := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
+		d.notCalling(dr, k)
+		d.finish(k, ans.calm(), ans.message)
+	}
+}
+
+// answered reports a final answer for every processor of the call. It does not give up while the backfill
+// is driven: an answer that is lost here would be asked for again.
+func (d *Dispatcher) answered(dr *drive, j backfill.Job, ans answer, started, now time.Time, retrigger bool) {
+	if retrigger && ans.kind == succeeded {
+		return // the work was started again; the processor reports by itself
+	}
+	o := outcome{status: "succeeded", message: ans.message, started: started, at: now}
+	if ans.kind == failed {
+		o.status, o.retryable = "failed", ans.retryable
+	}
+	ctx := context.WithoutCancel(dr.ctx)
+	for i, name := range j.Processors {
+		k := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
+		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+			err := d.report(ctx, dr, k, j.Attempts[i], o)
+			if err == nil {
+				break
+			}
+			d.complain(ctx, dr, "cannot publish a completion", err)
+			select {
+			case <-time.After(wait):
+			case <-dr.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// accept records that the target has taken the work. Its slot stays taken until the outcome is known.
+func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger bool) error {
+	facts := make([]backfill.Fact, len(j.Processors))
+	for i, name := range j.Processors {
+		facts[i] = backfill.Fact{
+			Key:   backfill.Key{Phase: j.Phase, Processor: name, Attempt: j.Attempts[i], Kind: backfill.Accepted},
+			Value: backfill.Value{At: now},
+		}
+	}
+	rec, err := d.Store.Merge(context.WithoutCancel(dr.ctx), dr.scope.ID, j.Date, time.Time{}, facts...)
+	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
+	for i, name := range j.Processors {
+		k := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
+		d.notCalling(dr, k)
+		proc, _ := ph.Processor(name)
+		over := retrigger
+		if err == nil {
+			run := rec.Run(dr.scope.ID, ph, proc)
+			over = over || run.State != backfill.RunInFlight || run.Attempt != j.Attempts[i]
+		}
+		if over {
+			d.finish(k, backfill.Calm, "")
+			continue
+		}
+		d.mu.Lock()
+		d.sched.Returned(k)
+		d.mu.Unlock()
+	}
+	d.signal()
+	return err
+}
+
+func (d *Dispatcher) throttled(dr *drive, j backfill.Job, ans answer, now time.Time) {
+	for _, name := range j.Processors {
+		d.notCalling(dr, backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name})
+	}
+	wait := ans.retryAfter
+	if wait <= 0 {
+		ph, _ := dr.scope.Pipeline.Phase(j.Phase)
+		proc, _ := ph.Processor(j.Processors[0])
+		wait = proc.Backoff.Initial
+	}
+	d.mu.Lock()
+	d.sched.Throttled(j, now.Add(wait), ans.message, now)
+	d.mu.Unlock()
+	d.signal()
+}
+
+func (d *Dispatcher) notCalling(dr *drive, k backfill.RunKey) {
+	dr.mu.Lock()
+	delete(dr.calling, k)
+	dr.mu.Unlock()
+}
+
+// journalDispatch tells the journal; losing a line there must not stop the work.
+func (d *Dispatcher) journalDispatch(ctx context.Context, dr *drive, date backfill.Date, facts []backfill.Fact) {
+	events := make([]*event.Event, len(facts))
+	for i, f := range facts {
+		e := &pb.BackfillEvent{
+			BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: "dispatched", Date: date.String(), Phase: f.Phase, Processor: f.Processor,
+			Attempt: int32(f.Attempt), //nolint:gosec // small
+		}
+		events[i] = event.Journal(Name, f.At, e)
+	}
+	d.journal(ctx, events...)
+}
+
+func (d *Dispatcher) journal(ctx context.Context, events ...*event.Event) {
+	if err := d.Bus.Publish(context.WithoutCancel(ctx), event.TopicEvents, events...); err != nil {
+		d.Log.ErrorContext(ctx, "cannot write the journal", "error", err, "events", len(events))
+	}
+}
+
+func (d *Dispatcher) journalWindows(ctx context.Context, changes []backfill.WindowChange, now time.Time) {
+	for _, c := range changes {
+		if c.Reason == "calm" {
+			continue // growth is slow and steady; the shrinking tells the story
+		}
+		d.Log.InfoContext(ctx, "window shrinks", "backfill_id", c.Backfill, "phase", c.Phase, "limit", c.Limit, "reason", c.Reason)
+		go d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+			BackfillId: c.Backfill, Kind: "window_changed", Phase: c.Phase, Message: c.Reason, Records: int64(c.Limit),
+		}, now.String()))
+	}
+}

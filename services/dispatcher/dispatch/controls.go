@@ -1,0 +1,207 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/planner"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// onControl steers a backfill. A control that makes no sense in the backfill's state leaves a notice.
+func (d *Dispatcher) onControl(ctx context.Context, e *event.Event) error {
+	if err := e.Err(); err != nil {
+		return err
+	}
+	m, ok := e.Data.(*pb.BackfillControlled)
+	if !ok {
+		return fault.New(fault.Invalid, "event %s of type %s is no control", e.ID, e.Type)
+	}
+	if err := planner.CheckControl(m); err != nil {
+		return err
+	}
+	b, err := d.Store.Backfill(ctx, m.GetBackfillId())
+	if fault.Is(err, fault.NotFound) {
+		return fault.New(fault.Invalid, "event %s: %w", e.ID, err)
+	}
+	if err != nil {
+		return err
+	}
+	d.journal(ctx, event.Journal(Name, e.Time, &pb.BackfillEvent{
+		BackfillId: b.ID, Pipeline: b.Request.Pipeline, Kind: "control_" + m.GetAction(), RequestedBy: m.GetRequestedBy(),
+		Message: m.GetReason(),
+	}, e.ID))
+	if why := Refusal(b.State, m.GetAction()); why != "" {
+		return d.notice(ctx, b.Request, why)
+	}
+	return d.control(ctx, b, m)
+}
+
+// Refusal says why an action makes no sense in a state; empty when it does.
+func Refusal(s backfill.State, action string) string {
+	running := s == backfill.StateActive || s == backfill.StatePausing || s == backfill.StatePaused
+	ok := false
+	switch action {
+	case "pause":
+		ok = running
+	case "resume":
+		ok = running
+	case "cancel":
+		ok = running || s == backfill.StateCancelling || s == backfill.StateCancelled
+	case "retry", "waive":
+		ok = running || s == backfill.StateIncomplete || s == backfill.StateCompleted
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("%s has no effect on a backfill that is %s", action, s)
+}
+
+func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.BackfillControlled) error {
+	switch m.GetAction() {
+	case "retry", "waive":
+		return d.amend(ctx, b, m)
+	case "cancel":
+		if b.State == backfill.StateCancelled || b.State == backfill.StateCancelling {
+			return nil
+		}
+	case "pause":
+		if b.State != backfill.StateActive {
+			return nil
+		}
+	case "resume":
+		if b.State == backfill.StateActive {
+			return nil
+		}
+	}
+	if err := d.take(ctx, b.ID); err != nil {
+		return err // another instance drives it: the message comes round again
+	}
+	dr := d.drive(b.ID)
+	if dr == nil {
+		return fault.New(fault.Unavailable, "backfill %s has just ended", b.ID)
+	}
+	switch m.GetAction() {
+	case "pause":
+		return d.setState(ctx, dr, backfill.StatePausing, m.GetReason(), m.GetRequestedBy())
+	case "resume":
+		return d.setState(ctx, dr, backfill.StateActive, m.GetReason(), m.GetRequestedBy())
+	default:
+		if err := d.setState(ctx, dr, backfill.StateCancelling, m.GetReason(), m.GetRequestedBy()); err != nil {
+			return err
+		}
+		dr.cancel()
+		return nil
+	}
+}
+
+// amend grants new attempts (retry) or lets the gates pass (waive), and wakes what was held.
+func (d *Dispatcher) amend(ctx context.Context, b *backfill.Backfill, m *pb.BackfillControlled) error {
+	p, err := d.Store.Pipeline(ctx, b.Request.Pipeline, b.Version)
+	if err != nil {
+		return err
+	}
+	scope := backfill.NewScope(b, p)
+	changed := 0
+	err = d.Store.ScanDates(ctx, b.ID, scope.Dates.At(0).Date, scope.Dates.At(scope.Dates.Len()-1).Date, func(rec backfill.Record) error {
+		facts := amendment(scope, &rec, m, d.Now())
+		if len(facts) == 0 {
+			return nil
+		}
+		changed += len(facts)
+		merged, err := d.Store.Merge(ctx, b.ID, rec.Date, d.Now(), facts...)
+		if err != nil {
+			return err
+		}
+		return d.markComplete(ctx, scope, &merged)
+	})
+	if err != nil {
+		return err
+	}
+	if changed == 0 {
+		return d.notice(ctx, b.Request, m.GetAction()+" found nothing to "+m.GetAction())
+	}
+	if b.State.Ended() {
+		if err := d.reopen(ctx, b, scope); err != nil {
+			return err
+		}
+	}
+	dr := d.drive(b.ID)
+	if dr == nil {
+		return d.take(ctx, b.ID)
+	}
+	return d.resume(ctx, dr)
+}
+
+// amendment is the facts that a control adds to a date.
+func amendment(s *backfill.Scope, rec *backfill.Record, m *pb.BackfillControlled, now time.Time) []backfill.Fact {
+	named := func(list []string, v string) bool { return len(list) == 0 || slices.Contains(list, v) }
+	if !named(m.GetDates(), rec.Date.String()) {
+		return nil
+	}
+	phases := m.GetPhases()
+	if m.GetPhase() != "" {
+		phases = append(slices.Clone(phases), m.GetPhase())
+	}
+	v := backfill.Value{At: now, By: m.GetRequestedBy(), Message: m.GetReason()}
+	var out []backfill.Fact
+	for _, ph := range s.Phases(rec.Season) {
+		for i := range ph.Processors {
+			proc := &ph.Processors[i]
+			if !named(phases, ph.ID) || !named(m.GetProcessors(), proc.Name) {
+				continue
+			}
+			run := rec.Run(s.ID, ph, proc)
+			k := backfill.Key{Phase: ph.ID, Processor: proc.Name}
+			switch {
+			case m.GetAction() == "retry" && run.State == backfill.RunExhausted:
+				k.Kind, k.Attempt = backfill.Retried, run.Attempt-1
+				out = append(out, backfill.Fact{Key: k, Value: v})
+			case m.GetAction() == "waive" && !run.State.Done():
+				k.Kind = backfill.Waived
+				out = append(out, backfill.Fact{Key: k, Value: v})
+			}
+		}
+	}
+	return out
+}
+
+// markComplete adds the marks of phases that are complete without a completion, because of a waiver.
+func (d *Dispatcher) markComplete(ctx context.Context, s *backfill.Scope, rec *backfill.Record) error {
+	for _, ph := range s.Phases(rec.Season) {
+		done := backfill.Fact{Key: backfill.Key{Phase: ph.ID, Kind: backfill.Complete}, Value: backfill.Value{At: d.Now()}}
+		if s.Complete(rec, ph.ID) && !rec.Has(done.Key) {
+			if _, err := d.Store.Merge(ctx, s.ID, rec.Date, time.Time{}, done); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// reopen makes an ended backfill active again, if its dates are still free.
+func (d *Dispatcher) reopen(ctx context.Context, b *backfill.Backfill, s *backfill.Scope) error {
+	dates := make([]backfill.Date, s.Dates.Len())
+	for i := range dates {
+		dates[i] = s.Dates.At(i).Date
+	}
+	err := d.Store.Claim(ctx, b.Request.Pipeline, b.ID, dates)
+	if fault.Is(err, fault.Conflict) {
+		return d.notice(ctx, b.Request, "cannot go on: "+err.Error())
+	}
+	if err != nil {
+		return err
+	}
+	_, err = d.Store.UpdateBackfill(ctx, b.ID, 0, func(b *backfill.Backfill) error {
+		if b.State.Ended() {
+			b.State, b.FinishedAt = backfill.StateActive, time.Time{}
+		}
+		return nil
+	})
+	return err
+}

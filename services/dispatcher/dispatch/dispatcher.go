@@ -1,0 +1,204 @@
+// Package dispatch drives backfills: it takes requests and controls, calls processors within the limits,
+// keeps the timers, and says when a backfill is over. It alone writes the backfill document and the
+// dispatched facts. One instance drives a backfill at a time, by its lease.
+package dispatch
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/bus"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/state"
+)
+
+// Name is the consumer's name in subscriptions and the source of its events.
+const Name = "dispatcher"
+
+// Options is what a dispatcher needs.
+type Options struct {
+	Store   state.Store
+	Bus     bus.Publisher
+	Planner *planner.Planner
+	Caller  *Caller
+	Log     *slog.Logger
+	Now     func() time.Time
+	// Holder names this instance in leases. Two instances that run at once must differ.
+	Holder   string
+	LeaseTTL time.Duration
+	// Tick is how often timers and progress are looked after.
+	Tick time.Duration
+	// Grace is how long calls in flight may go on after Run's context ended.
+	Grace time.Duration
+}
+
+// Dispatcher drives backfills.
+type Dispatcher struct {
+	Options
+	wake  chan struct{} // holds a token while admission may have something to do
+	calls sync.WaitGroup
+
+	mu     sync.Mutex
+	sched  *backfill.Scheduler
+	driven map[string]*drive
+	closed bool
+}
+
+// New makes a dispatcher; Run makes it work.
+func New(o Options) *Dispatcher {
+	return &Dispatcher{Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(), driven: map[string]*drive{}}
+}
+
+// Handlers are the dispatcher's subscriptions.
+func (d *Dispatcher) Handlers() map[string]bus.Handler {
+	return map[string]bus.Handler{
+		event.TopicRequests:         d.onRequest,
+		event.TopicControls:         d.onControl,
+		event.TopicTriggers:         d.onTrigger,
+		event.TopicPhaseCompletions: d.onProgress,
+	}
+}
+
+// Run takes over the backfills that nobody drives, admits and calls until ctx ends, then lets calls in
+// flight end within the grace and gives its leases up.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { d.admitLoop(gctx); return nil })
+	g.Go(func() error { d.tickLoop(gctx); return nil })
+	err := g.Wait()
+	d.shutdown(context.WithoutCancel(ctx))
+	return err
+}
+
+func (d *Dispatcher) shutdown(ctx context.Context) {
+	d.mu.Lock()
+	d.closed = true
+	drives := make([]*drive, 0, len(d.driven))
+	for _, dr := range d.driven {
+		drives = append(drives, dr)
+	}
+	d.mu.Unlock()
+	finished := make(chan struct{})
+	go func() { d.calls.Wait(); close(finished) }()
+	select {
+	case <-finished:
+	case <-time.After(d.Grace):
+		for _, dr := range drives {
+			dr.cancel()
+		}
+		<-finished
+	}
+	for _, dr := range drives {
+		dr.cancel()
+		d.flush(ctx, dr)
+		if err := d.Store.Release(ctx, dr.scope.ID, d.Holder); err != nil {
+			d.Log.WarnContext(ctx, "lease not released: it will expire", "backfill_id", dr.scope.ID, "error", err)
+		}
+	}
+}
+
+// signal has the admission loop look again.
+func (d *Dispatcher) signal() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// admitLoop admits whenever something changed or a limiter has refilled.
+func (d *Dispatcher) admitLoop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		d.mu.Lock()
+		now := d.Now()
+		jobs := d.sched.Admit(now)
+		next := d.sched.Next(now)
+		d.journalWindows(ctx, d.sched.Changes(), now)
+		for _, group := range byDate(jobs) {
+			if dr := d.driven[group[0].Backfill]; dr != nil {
+				d.calls.Add(1)
+				go func() { defer d.calls.Done(); d.start(dr, group) }()
+			}
+		}
+		d.mu.Unlock()
+		timer.Reset(time.Hour)
+		if !next.IsZero() {
+			timer.Reset(max(0, next.Sub(now)))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// byDate groups jobs that share a document.
+func byDate(jobs []backfill.Job) [][]backfill.Job {
+	type key struct {
+		id   string
+		date backfill.Date
+	}
+	var out [][]backfill.Job
+	at := map[key]int{}
+	for _, j := range jobs {
+		k := key{j.Backfill, j.Date}
+		i, ok := at[k]
+		if !ok {
+			i = len(out)
+			at[k] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], j)
+	}
+	return out
+}
+
+// tickLoop keeps leases, fires timers, writes progress and notices the end.
+func (d *Dispatcher) tickLoop(ctx context.Context) {
+	tick := time.NewTicker(d.Tick)
+	defer tick.Stop()
+	var adopted time.Time
+	for {
+		if now := d.Now(); now.Sub(adopted) >= d.LeaseTTL/3 {
+			adopted = now
+			d.adopt(ctx)
+		}
+		for _, dr := range d.drives() {
+			d.sweep(ctx, dr)
+			d.settle(ctx, dr)
+			if d.Now().Sub(dr.flushed) >= flushEvery {
+				d.flush(ctx, dr)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *Dispatcher) drives() []*drive {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]*drive, 0, len(d.driven))
+	for _, dr := range d.driven {
+		out = append(out, dr)
+	}
+	return out
+}
+
+func (d *Dispatcher) drive(id string) *drive {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.driven[id]
+}

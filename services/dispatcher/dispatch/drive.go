@@ -1,0 +1,164 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// drive is a backfill that this instance holds the lease of.
+type drive struct {
+	scope   *backfill.Scope
+	request backfill.Request
+	epoch   int64
+	ctx     context.Context // ends with the calls of the backfill //nolint:containedctx // one per drive, not per call
+	cancel  context.CancelFunc
+	flushed time.Time
+
+	mu       sync.Mutex
+	expires  time.Time // of the lease
+	state    backfill.State
+	calling  map[backfill.RunKey]bool // calls that have not been answered
+	progress progress
+	nextLook time.Time // when settle may look again
+	patience time.Duration
+}
+
+func (dr *drive) current() backfill.State {
+	dr.mu.Lock()
+	defer dr.mu.Unlock()
+	return dr.state
+}
+
+// holds says whether the lease is still ours; without it nothing may be dispatched.
+func (dr *drive) holds(now time.Time) bool {
+	dr.mu.Lock()
+	defer dr.mu.Unlock()
+	return now.Before(dr.expires)
+}
+
+// adopt renews the leases held, and takes over running backfills that nobody drives.
+func (d *Dispatcher) adopt(ctx context.Context) {
+	all, err := d.Store.ListBackfills(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.Log.ErrorContext(ctx, "cannot list backfills", "error", err)
+		}
+		return
+	}
+	for _, b := range all {
+		switch b.State {
+		case backfill.StateActive, backfill.StatePausing, backfill.StatePaused, backfill.StateCancelling:
+			if err := d.take(ctx, b.ID); err != nil && !fault.Is(err, fault.Conflict) && ctx.Err() == nil {
+				d.Log.ErrorContext(ctx, "cannot drive backfill", "backfill_id", b.ID, "error", err)
+			}
+		case backfill.StatePlanning, backfill.StateRefused, backfill.StateCancelled, backfill.StateCompleted, backfill.StateIncomplete:
+		}
+	}
+}
+
+// take acquires or renews the lease of a backfill and starts to drive it when it did not before.
+func (d *Dispatcher) take(ctx context.Context, id string) error {
+	now := d.Now()
+	lease, err := d.Store.Acquire(ctx, id, d.Holder, now, d.LeaseTTL)
+	dr := d.drive(id)
+	if err != nil {
+		if dr != nil && fault.Is(err, fault.Conflict) {
+			d.drop(dr)
+		}
+		return err
+	}
+	if dr != nil && dr.epoch == lease.Epoch {
+		dr.mu.Lock()
+		dr.expires = lease.Expires
+		dr.mu.Unlock()
+		return nil
+	}
+	if dr != nil {
+		d.drop(dr)
+	}
+	return d.begin(ctx, id, lease)
+}
+
+// drop stops driving without ending the backfill: somebody else drives it now.
+func (d *Dispatcher) drop(dr *drive) {
+	dr.cancel()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.driven, dr.scope.ID)
+	d.sched.Remove(dr.scope.ID)
+}
+
+// begin loads a backfill, finds out from its documents where it stands, and goes on from there.
+func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease) error {
+	b, err := d.Store.Backfill(ctx, id)
+	if err != nil {
+		return err
+	}
+	p, err := d.Store.Pipeline(ctx, b.Request.Pipeline, b.Version)
+	if err != nil {
+		return err
+	}
+	dr := &drive{
+		scope: backfill.NewScope(b, p), request: b.Request, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
+		calling: map[backfill.RunKey]bool{}, progress: newProgress(p, b.Progress), flushed: d.Now(),
+	}
+	dr.ctx, dr.cancel = context.WithCancel(context.Background()) //nolint:gosec // cancelled by drop, cancel or shutdown
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		dr.cancel()
+		return fault.New(fault.Unavailable, "the dispatcher is stopping")
+	}
+	d.driven[id] = dr
+	d.sched.Add(id, p, b.Request.Limits)
+	d.sched.Pause(id, b.State != backfill.StateActive)
+	d.mu.Unlock()
+	d.Log.InfoContext(ctx, "driving backfill", "backfill_id", id, "epoch", lease.Epoch, "dates", dr.scope.Dates.Len())
+	return d.resume(ctx, dr)
+}
+
+// resume walks all dates once: it counts them, repeats calls that were lost with an earlier process, and
+// has the gate look at every date that is not complete.
+func (d *Dispatcher) resume(ctx context.Context, dr *drive) error {
+	var batch []*event.Event
+	publish := func(least int) error {
+		if len(batch) < least {
+			return nil
+		}
+		err := d.Bus.Publish(ctx, event.TopicPhaseCompletions, batch...)
+		batch = nil
+		return err
+	}
+	err := d.scan(ctx, dr, func(rec backfill.Record) error {
+		dr.observeAll(&rec)
+		if dr.scope.DateComplete(&rec) {
+			return nil
+		}
+		if err := d.act(ctx, dr, &rec, dr.scope.Examine(&rec, d.Now(), true)); err != nil {
+			return err
+		}
+		batch = append(batch, d.changed(dr, rec.Date, "resumed"))
+		return publish(100)
+	})
+	if err != nil {
+		return err
+	}
+	return publish(1)
+}
+
+func (d *Dispatcher) scan(ctx context.Context, dr *drive, f func(backfill.Record) error) error {
+	dates := dr.scope.Dates
+	return d.Store.ScanDates(ctx, dr.scope.ID, dates.At(0).Date, dates.At(dates.Len()-1).Date, f)
+}
+
+// changed asks the gate to look at a date.
+func (d *Dispatcher) changed(dr *drive, date backfill.Date, reason string) *event.Event {
+	m := &pb.PhaseProgressed{BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Date: date.String(), Reason: reason}
+	return event.New(event.TypeDateChanged, Name, event.Subject(m.GetBackfillId(), m.GetDate()), d.Now(), m, reason)
+}

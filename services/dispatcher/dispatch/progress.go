@@ -1,0 +1,243 @@
+package dispatch
+
+import (
+	"context"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// flushEvery is how old the progress in the backfill document may be.
+const flushEvery = time.Second
+
+// rateWindow is the time over which the rate is measured.
+const rateWindow = 60
+
+// progress counts a backfill from the news about its dates, without reading any.
+type progress struct {
+	phases   map[string]int // position by id
+	sums     []backfill.PhaseProgress
+	cells    map[backfill.Cell]cell
+	dates    map[backfill.Date]int // phases complete, so that dates complete can be counted
+	complete int
+	attempts int
+	retries  int
+	throttle int
+	buckets  [rateWindow]bucket
+	began    time.Time
+	dirty    bool
+}
+
+// cell is the newest that is known of a phase of a date; more facts are newer news.
+type cell struct {
+	facts int
+	tally backfill.Tally
+}
+
+type bucket struct {
+	second int64
+	n      int
+}
+
+func newProgress(p *backfill.Pipeline, old backfill.Progress) progress {
+	pr := progress{
+		phases: map[string]int{}, cells: map[backfill.Cell]cell{}, dates: map[backfill.Date]int{},
+		attempts: old.Attempts, retries: old.Retries, throttle: old.Throttles,
+	}
+	for i := range p.Phases {
+		pr.phases[p.Phases[i].ID] = i
+		pr.sums = append(pr.sums, backfill.PhaseProgress{ID: p.Phases[i].ID})
+	}
+	return pr
+}
+
+// learn takes newer news about a cell.
+func (p *progress) learn(c backfill.Cell, facts int, t backfill.Tally) {
+	old, known := p.cells[c]
+	if known && facts < old.facts {
+		return
+	}
+	i, ok := p.phases[c.Phase]
+	if !ok {
+		return
+	}
+	sum := &p.sums[i]
+	sum.Add(old.tally, -1)
+	sum.Add(t, 1)
+	if was, is := known && old.tally.Complete(), t.Complete(); was != is {
+		n := 1
+		if was {
+			n = -1
+		}
+		sum.DatesComplete += n
+		p.dates[c.Date] += n
+	}
+	p.cells[c] = cell{facts, t}
+	p.dirty = true
+}
+
+// open counts runs that are neither done nor given up, without those that wait for others.
+func (p *progress) open() int {
+	n := 0
+	for i := range p.sums {
+		n += p.sums[i].InFlight + p.sums[i].Retrying
+	}
+	return n
+}
+
+func (p *progress) hit(now time.Time) {
+	if p.began.IsZero() {
+		p.began = now
+	}
+	b := &p.buckets[now.Unix()%rateWindow]
+	if b.second != now.Unix() {
+		*b = bucket{second: now.Unix()}
+	}
+	b.n++
+}
+
+// rate is outcomes per second over the last minute, or since the first when that is shorter.
+func (p *progress) rate(now time.Time) float64 {
+	n := 0
+	for _, b := range p.buckets {
+		if now.Unix()-b.second < rateWindow {
+			n += b.n
+		}
+	}
+	if p.began.IsZero() || n == 0 {
+		return 0
+	}
+	return float64(n) / min(rateWindow, max(1, now.Sub(p.began).Seconds()))
+}
+
+// snapshot is the progress as it goes into the document.
+func (p *progress) snapshot(s *backfill.Scope, now time.Time) backfill.Progress {
+	out := backfill.Progress{
+		DatesTotal: s.Dates.Len(), Attempts: p.attempts, Retries: p.retries, Throttles: p.throttle, Rate: p.rate(now),
+	}
+	left := 0
+	for i := range p.sums {
+		if s.Selected(p.sums[i].ID) && p.sums[i].Total > 0 {
+			out.Phases = append(out.Phases, p.sums[i])
+			left += p.sums[i].Pending + p.sums[i].InFlight + p.sums[i].Retrying
+		}
+	}
+	bySeason := map[string]int{}
+	for _, part := range s.Dates.All() {
+		want, ok := bySeason[part.Season]
+		if !ok {
+			want = len(s.Phases(part.Season))
+			bySeason[part.Season] = want
+		}
+		if p.dates[part.Date] == want {
+			out.DatesComplete++
+		}
+	}
+	if out.Rate > 0 && left > 0 {
+		out.ETA = now.Add(time.Duration(float64(left) / out.Rate * float64(time.Second))).Truncate(time.Second)
+	}
+	return out
+}
+
+// observeAll takes in a record.
+func (dr *drive) observeAll(rec *backfill.Record) {
+	for _, ph := range dr.scope.Phases(rec.Season) {
+		t := dr.scope.Tally(rec, ph)
+		dr.mu.Lock()
+		dr.progress.learn(backfill.Cell{Date: rec.Date, Phase: ph.ID}, rec.Len(), t)
+		dr.mu.Unlock()
+	}
+}
+
+// called counts a call.
+func (dr *drive) called(a answer) {
+	dr.mu.Lock()
+	defer dr.mu.Unlock()
+	dr.progress.dirty = true
+	if a.kind != interrupted {
+		dr.progress.attempts++
+	}
+	if a.kind == throttled {
+		dr.progress.throttle++
+	}
+}
+
+// onProgress takes in what the tracker says, and frees the slots of runs that have ended.
+func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
+	m, ok := e.Data.(*pb.PhaseProgressed)
+	if !ok {
+		return fault.New(fault.Invalid, "event %s of type %s says nothing about a phase", e.ID, e.Type)
+	}
+	dr := d.drive(m.GetBackfillId())
+	if dr == nil || e.Type == event.TypeDateChanged {
+		return nil
+	}
+	date, err := backfill.ParseDate(m.GetDate())
+	if err != nil {
+		return fault.New(fault.Invalid, "event %s: %w", e.ID, err)
+	}
+	now := d.Now()
+	bad := m.GetStatus() == string(backfill.Failed) || m.GetStatus() == string(backfill.Rejected)
+	dr.mu.Lock()
+	t := m.GetTally()
+	dr.progress.learn(backfill.Cell{Date: date, Phase: m.GetPhase()}, int(m.GetFacts()), backfill.Tally{
+		Total: int(t.GetTotal()), Succeeded: int(t.GetSucceeded()), Skipped: int(t.GetSkipped()), Waived: int(t.GetWaived()),
+		InFlight: int(t.GetInFlight()), Retrying: int(t.GetRetrying()), Exhausted: int(t.GetExhausted()), Pending: int(t.GetPending()),
+	})
+	dr.progress.hit(now)
+	if bad {
+		dr.progress.retries++
+	}
+	dr.patience, dr.nextLook = 0, time.Time{}
+	pause := dr.request.PauseOnFail && t.GetExhausted() > 0 && dr.state == backfill.StateActive
+	dr.mu.Unlock()
+	key := backfill.RunKey{
+		Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: m.GetPhase()}, Date: date, Processor: m.GetProcessor(),
+	}
+	dr.mu.Lock()
+	calling := dr.calling[key]
+	dr.mu.Unlock()
+	if !calling { // a call that is still open ends the run itself
+		a := backfill.Calm
+		if bad {
+			a = backfill.Neutral
+		}
+		d.finish(key, a, "")
+	}
+	if pause {
+		return d.setState(ctx, dr, backfill.StatePausing, "a processor is exhausted and the request says on_exhausted: pause", "sluice")
+	}
+	return nil
+}
+
+// flush writes the progress into the backfill's document.
+func (d *Dispatcher) flush(ctx context.Context, dr *drive) {
+	now := d.Now()
+	dr.mu.Lock()
+	dirty := dr.progress.dirty
+	dr.progress.dirty = false
+	snap := dr.progress.snapshot(dr.scope, now)
+	dr.mu.Unlock()
+	dr.flushed = now
+	if !dirty {
+		return
+	}
+	_, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
+		snap.DatesFailed, snap.DatesBlocked = b.Progress.DatesFailed, b.Progress.DatesBlocked
+		b.Progress = snap
+		return nil
+	})
+	if fault.Is(err, fault.Fenced) {
+		d.drop(dr)
+		return
+	}
+	if err != nil {
+		d.complain(ctx, dr, "cannot write progress", err)
+		dr.mu.Lock()
+		dr.progress.dirty = true
+		dr.mu.Unlock()
+	}
+}

@@ -1,0 +1,160 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/planner"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// onRequest plans a backfill and makes it active, or refuses it with everything that is wrong with it.
+// Delivered again, it goes on where it stopped.
+func (d *Dispatcher) onRequest(ctx context.Context, e *event.Event) error {
+	m, ok := e.Data.(*pb.BackfillRequested)
+	if !ok {
+		return d.refuse(ctx, backfill.Request{ID: "refused-" + event.ID(e.ID)[:12]}, e.Err())
+	}
+	req, err := planner.Check(m)
+	if req.ID == "" || (err != nil && fault.Is(err, fault.Invalid) && !validID(req.ID)) {
+		req.ID = "request-" + event.ID(e.ID)[:12]
+	}
+	if err != nil {
+		return d.refuse(ctx, req, err)
+	}
+	if old, err := d.Store.Backfill(ctx, req.ID); err == nil && old.State != backfill.StateRefused {
+		if !same(old.Request, req) {
+			return d.notice(ctx, req, "a request with the id "+req.ID+" and other content was refused: the id is taken, choose another")
+		}
+		if old.State != backfill.StatePlanning {
+			return nil // the same request again: one backfill
+		}
+	} else if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	plan, err := d.Planner.Plan(ctx, req, d.Now())
+	if fault.Is(err, fault.Invalid) {
+		return d.refuse(ctx, req, err)
+	}
+	if err != nil {
+		return err
+	}
+	if req.DryRun {
+		return d.dryRun(ctx, plan)
+	}
+	return d.activate(ctx, plan)
+}
+
+func validID(id string) bool {
+	_, err := planner.Check(&pb.BackfillRequested{
+		BackfillId: id, Pipeline: "p", Dates: &pb.DateSelection{Seasons: []string{"s"}},
+	})
+	return err == nil
+}
+
+// same compares requests by what they ask for; who asks and why may differ from one delivery to the next.
+func same(a, b backfill.Request) bool {
+	a.RequestedBy, b.RequestedBy, a.Reason, b.Reason = "", "", "", ""
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// activate writes the documents. Every step can be repeated.
+func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
+	b, id := plan.Backfill, plan.Backfill.ID
+	if err := d.Store.PutPipeline(ctx, b.Version, plan.Pipeline); err != nil {
+		return err
+	}
+	dates := make([]backfill.Date, b.Dates.Len())
+	for i := range dates {
+		dates[i] = b.Dates.At(i).Date
+	}
+	err := d.Store.Claim(ctx, plan.Pipeline.Name, id, dates)
+	if fault.Is(err, fault.Conflict) {
+		return d.refuse(ctx, b.Request, fault.List{err.Error() + ": wait for it, cancel it, or choose other dates"}.Err())
+	}
+	if err != nil {
+		return err
+	}
+	stored, _, err := d.Store.CreateBackfill(ctx, b)
+	if err != nil {
+		return err
+	}
+	if stored.State != backfill.StatePlanning {
+		return nil
+	}
+	if err := d.Store.CreateDates(ctx, id, plan.Records); err != nil {
+		return err
+	}
+	_, err = d.Store.UpdateBackfill(ctx, id, 0, func(b *backfill.Backfill) error {
+		if b.State == backfill.StatePlanning {
+			b.State = backfill.StateActive
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.journal(ctx, event.Journal(Name, b.CreatedAt, &pb.BackfillEvent{
+		BackfillId: id, Pipeline: plan.Pipeline.Name, Kind: "activated", RequestedBy: b.Request.RequestedBy, Message: b.Request.Reason,
+		Records: int64(len(dates)),
+	}))
+	if err := d.take(ctx, id); err != nil && !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	return nil
+}
+
+// dryRun records what a request would do, and does nothing of it.
+func (d *Dispatcher) dryRun(ctx context.Context, plan *planner.Plan) error {
+	b := plan.Backfill
+	scope := backfill.NewScope(b, plan.Pipeline)
+	p := newProgress(plan.Pipeline, backfill.Progress{})
+	for i := range plan.Records {
+		rec := &plan.Records[i]
+		for _, ph := range scope.Phases(rec.Season) {
+			p.learn(backfill.Cell{Date: rec.Date, Phase: ph.ID}, rec.Len(), scope.Tally(rec, ph))
+		}
+	}
+	b.State, b.FinishedAt, b.Progress = backfill.StateCompleted, b.CreatedAt, p.snapshot(scope, b.CreatedAt)
+	_, _, err := d.Store.CreateBackfill(ctx, b)
+	return err
+}
+
+// refuse records a request that cannot be served. It is not retried: the faults will not go away by themselves.
+func (d *Dispatcher) refuse(ctx context.Context, req backfill.Request, why error) error {
+	now := d.Now()
+	faults := fault.Faults(why)
+	b := &backfill.Backfill{
+		ID: req.ID, Request: req, State: backfill.StateRefused, Faults: faults, CreatedAt: now, FinishedAt: now,
+	}
+	if _, _, err := d.Store.CreateBackfill(ctx, b); err != nil {
+		return err
+	}
+	d.Log.WarnContext(ctx, "request refused", "backfill_id", req.ID, "pipeline", req.Pipeline, "faults", faults)
+	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+		BackfillId: req.ID, Pipeline: req.Pipeline, Kind: "refused", RequestedBy: req.RequestedBy, Faults: faults,
+	}, now.Format(time.RFC3339Nano)))
+	return nil
+}
+
+// notice leaves word on a backfill of something that had no effect on it.
+func (d *Dispatcher) notice(ctx context.Context, req backfill.Request, text string) error {
+	_, err := d.Store.UpdateBackfill(ctx, req.ID, 0, func(b *backfill.Backfill) error {
+		if n := len(b.Notices); n == 0 || b.Notices[n-1] != text {
+			b.Notices = append(b.Notices[max(0, n-19):], text)
+		}
+		return nil
+	})
+	if err == nil {
+		d.journal(ctx, event.Journal(Name, d.Now(), &pb.BackfillEvent{
+			BackfillId: req.ID, Pipeline: req.Pipeline, Kind: "notice", RequestedBy: req.RequestedBy, Message: text,
+		}, text))
+	}
+	return err
+}

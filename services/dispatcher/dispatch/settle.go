@@ -1,0 +1,185 @@
+package dispatch
+
+import (
+	"context"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// settle notices when a backfill has come to rest: paused, cancelled, or at its end.
+func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
+	id := dr.scope.ID
+	d.mu.Lock()
+	inFlight, quiet := d.sched.InFlight(id), d.sched.Quiet(id)
+	d.mu.Unlock()
+	dr.mu.Lock()
+	calls, open, st := len(dr.calling), dr.progress.open(), dr.state
+	early := d.Now().Before(dr.nextLook)
+	dr.mu.Unlock()
+	var err error
+	switch {
+	case st == backfill.StatePausing && inFlight == 0 && calls == 0:
+		err = d.setState(ctx, dr, backfill.StatePaused, "nothing is in flight any more", Name)
+	case st == backfill.StateCancelling && inFlight == 0 && calls == 0:
+		err = d.end(ctx, dr, backfill.StateCancelled, nil)
+	case st == backfill.StateActive && quiet && calls == 0 && !early:
+		// Runs that only wait for their completion, or for a retry, keep it going; now and then it is checked
+		// all the same, in case the count is wrong.
+		dr.mu.Lock()
+		dr.patience = min(10*time.Second, max(2*d.Tick, 2*dr.patience))
+		dr.nextLook = d.Now().Add(dr.patience)
+		patience := dr.patience
+		dr.mu.Unlock()
+		if open == 0 || patience >= 10*time.Second {
+			err = d.tryEnd(ctx, dr)
+		}
+	}
+	if err != nil && !fault.Is(err, fault.Fenced) {
+		d.complain(ctx, dr, "cannot settle", err)
+	}
+}
+
+// rest is what a walk over all dates found.
+type rest struct {
+	moving   int // dates with something that runs, or will
+	complete map[backfill.Cell]bool
+	done     int
+	failed   map[backfill.Date]bool
+	open     []backfill.Record
+	attempts int
+}
+
+// tryEnd walks all dates. If nothing can move any more, the backfill is over; if a gate should be open and
+// is not, a message was lost, and the gate is asked again.
+func (d *Dispatcher) tryEnd(ctx context.Context, dr *drive) error {
+	r := rest{complete: map[backfill.Cell]bool{}, failed: map[backfill.Date]bool{}}
+	var again []backfill.Date
+	err := d.scan(ctx, dr, func(rec backfill.Record) error {
+		dr.observeAll(&rec)
+		f := dr.scope.Examine(&rec, d.Now(), false)
+		if f.Open {
+			r.moving++
+			again = append(again, rec.Date)
+		}
+		for i := range dr.scope.Pipeline.Phases {
+			id := dr.scope.Pipeline.Phases[i].ID
+			r.complete[backfill.Cell{Date: rec.Date, Phase: id}] = dr.scope.Complete(&rec, id)
+		}
+		if dr.scope.DateComplete(&rec) {
+			r.done++
+			return nil
+		}
+		r.failed[rec.Date] = len(dr.scope.Failures(&rec)) > 0
+		r.open = append(r.open, rec)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, date := range again {
+		if err := d.look(ctx, dr, date); err != nil {
+			return err
+		}
+	}
+	events := d.closedGates(dr, &r)
+	if len(events) > 0 {
+		return d.Bus.Publish(ctx, event.TopicPhaseCompletions, events...)
+	}
+	if r.moving > 0 {
+		return nil
+	}
+	st := backfill.StateCompleted
+	if r.done < dr.scope.Dates.Len() {
+		st = backfill.StateIncomplete
+	}
+	return d.end(ctx, dr, st, &r)
+}
+
+// closedGates finds dates with a phase that may start but was never triggered.
+func (d *Dispatcher) closedGates(dr *drive, r *rest) []*event.Event {
+	var out []*event.Event
+	known := func(c backfill.Cell) (bool, bool) { return r.complete[c], true }
+	for i := range r.open {
+		rec := &r.open[i]
+		for _, ph := range dr.scope.Phases(rec.Season) {
+			untriggered := false
+			for _, name := range dr.scope.Open(rec, ph, known).Start {
+				untriggered = untriggered || !(rec.Has(backfill.Key{Phase: ph.ID, Kind: backfill.Triggered}) ||
+					rec.Has(backfill.Key{Phase: ph.ID, Processor: name, Kind: backfill.Triggered}))
+			}
+			if untriggered {
+				out = append(out, d.changed(dr, rec.Date, "a gate should be open"))
+				break
+			}
+		}
+	}
+	return out
+}
+
+// end writes the final state, frees the dates and stops driving.
+func (d *Dispatcher) end(ctx context.Context, dr *drive, st backfill.State, r *rest) error {
+	now := d.Now()
+	dr.mu.Lock()
+	snap := dr.progress.snapshot(dr.scope, now)
+	dr.mu.Unlock()
+	snap.ETA = time.Time{}
+	if r != nil {
+		for _, failed := range r.failed {
+			if failed {
+				snap.DatesFailed++
+			} else {
+				snap.DatesBlocked++
+			}
+		}
+	}
+	_, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
+		b.State, b.FinishedAt, b.Progress = st, now, snap
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	dr.mu.Lock()
+	dr.state = st
+	dr.mu.Unlock()
+	if err := d.Store.Unclaim(ctx, dr.scope.Pipeline.Name, dr.scope.ID); err != nil {
+		return err
+	}
+	d.drop(dr)
+	if err := d.Store.Release(ctx, dr.scope.ID, d.Holder); err != nil {
+		return err
+	}
+	d.Log.InfoContext(ctx, "backfill ended", "backfill_id", dr.scope.ID, "state", string(st), "dates_complete", snap.DatesComplete,
+		"dates_total", snap.DatesTotal, "attempts", snap.Attempts)
+	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: string(st),
+	}, now.String()))
+	return nil
+}
+
+// setState changes the state of a running backfill and journals it.
+func (d *Dispatcher) setState(ctx context.Context, dr *drive, st backfill.State, why, by string) error {
+	_, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
+		b.State = st
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	dr.mu.Lock()
+	dr.state = st
+	dr.mu.Unlock()
+	d.mu.Lock()
+	d.sched.Pause(dr.scope.ID, st != backfill.StateActive)
+	d.mu.Unlock()
+	d.signal()
+	now := d.Now()
+	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: string(st), Message: why, RequestedBy: by,
+	}, now.String()))
+	return nil
+}
