@@ -200,3 +200,16 @@ func (b *Bus) DeadLetters(topic string) []*event.Event {
 	defer b.mu.Unlock()
 	return append([]*event.Event(nil), b.dead[bus.Dead(topic)]...)
 }
+
+// Idle says that no event waits for a handler.
+func (b *Bus) Idle() bool {
+	for _, q := range b.byName {
+		q.mu.Lock()
+		n := len(q.items) - q.head
+		q.mu.Unlock()
+		if n > 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,91 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"os/user"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+func (a *app) control(action, short string) *cobra.Command {
+	m := &pb.BackfillControlled{Action: action}
+	var wait bool
+	cmd := &cobra.Command{
+		Use: action + " ID", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m.BackfillId = args[0]
+			if m.RequestedBy == "" {
+				if u, err := user.Current(); err == nil {
+					m.RequestedBy = u.Username
+				}
+			}
+			return a.runControl(cmd.Context(), m, wait)
+		},
+	}
+	cmd.Flags().StringVar(&m.Reason, "reason", "", "why, for the record")
+	cmd.Flags().StringVar(&m.RequestedBy, "by", "", "who, for the record; default: you")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has taken effect")
+	if action == "retry" || action == "waive" {
+		cmd.Flags().StringSliceVar(&m.Dates, "dates", nil, "only these dates")
+		cmd.Flags().StringSliceVar(&m.Processors, "processors", nil, "only these processors")
+	}
+	if action == "retry" {
+		cmd.Flags().StringSliceVar(&m.Phases, "phases", nil, "only these phases")
+	}
+	if action == "waive" {
+		cmd.Flags().StringVar(&m.Phase, "phase", "", "the phase of the processors")
+	}
+	return cmd
+}
+
+// settled are the states that show that an action has taken effect.
+func settled(action, state string, before *pb.Backfill, now *pb.Backfill) bool {
+	switch action {
+	case "pause":
+		return state == "paused" || ended(state)
+	case "resume":
+		return state == "active" || ended(state)
+	case "cancel":
+		return ended(state)
+	default: // retry and waive reopen an ended backfill, or leave a notice
+		return !ended(before.GetState()) || !ended(state) || len(now.GetNotices()) > len(before.GetNotices()) ||
+			!now.GetFinishedAt().AsTime().Equal(before.GetFinishedAt().AsTime())
+	}
+}
+
+func ended(state string) bool {
+	return state == "completed" || state == "incomplete" || state == "cancelled" || state == "refused"
+}
+
+func (a *app) runControl(ctx context.Context, m *pb.BackfillControlled, wait bool) error {
+	answer, err := a.client().Control(ctx, connect.NewRequest(m))
+	if err != nil {
+		return err
+	}
+	before, now := answer.Msg.GetBackfill(), answer.Msg.GetBackfill()
+	for pause := 10 * time.Millisecond; wait && !settled(m.GetAction(), now.GetState(), before, now); pause = min(2*pause, 500*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		got, err := a.client().Get(ctx, connect.NewRequest(&pb.GetRequest{BackfillId: m.GetBackfillId()}))
+		if err != nil {
+			return err
+		}
+		now = got.Msg.GetBackfill()
+		if n := len(now.GetNotices()); n > len(before.GetNotices()) {
+			return fmt.Errorf("%s %s: %s", m.GetAction(), m.GetBackfillId(), now.GetNotices()[n-1])
+		}
+	}
+	if a.output == "json" {
+		return a.json(&pb.ControlResponse{Backfill: now})
+	}
+	_, err = fmt.Fprintf(a.Out, "%s %s: %s\n", m.GetBackfillId(), m.GetAction(), now.GetState())
+	return err
+}

@@ -1,0 +1,107 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"sluice.dev/pkg/event"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// verdictWithin is how long submit waits to hear whether a request was taken.
+const verdictWithin = 30 * time.Second
+
+func (a *app) submit() *cobra.Command {
+	var file string
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "submit -f REQUEST", Short: "Ask for a backfill", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req, err := a.request(file)
+			if err != nil {
+				return err
+			}
+			return a.runSubmit(cmd.Context(), req, watch)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "the request, JSON; - reads standard input")
+	cmd.Flags().BoolVar(&watch, "watch", false, "watch it to its end")
+	_ = cmd.MarkFlagRequired("file")
+	return cmd
+}
+
+func (a *app) request(file string) (*pb.BackfillRequested, error) {
+	var data []byte
+	var err error
+	if file == "-" {
+		data, err = io.ReadAll(a.In)
+	} else {
+		data, err = os.ReadFile(file) //nolint:gosec // the path is the user's
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	req := new(pb.BackfillRequested)
+	return req, event.Unmarshal(data, req)
+}
+
+func (a *app) runSubmit(ctx context.Context, req *pb.BackfillRequested, watch bool) error {
+	answer, err := a.client().Submit(ctx, connect.NewRequest(req))
+	if err != nil {
+		return err
+	}
+	id := answer.Msg.GetBackfillId()
+	b, err := a.verdict(ctx, id)
+	if err != nil {
+		return err
+	}
+	if b.GetState() == "refused" {
+		for _, f := range b.GetFaults() {
+			a.complain(fmt.Errorf("%s: refused: %s", id, f))
+		}
+		return exit{code: 1}
+	}
+	for _, n := range b.GetNotices() {
+		a.complain(fmt.Errorf("%s: note: %s", id, n))
+	}
+	if a.output == "json" {
+		if err := a.json(answer.Msg); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprintln(a.Out, id); err != nil {
+		return err
+	}
+	if watch {
+		return a.runWatch(ctx, id)
+	}
+	return nil
+}
+
+// verdict waits until a request was either taken or refused.
+func (a *app) verdict(ctx context.Context, id string) (*pb.Backfill, error) {
+	deadline := time.Now().Add(verdictWithin)
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		answer, err := a.client().Get(ctx, connect.NewRequest(&pb.GetRequest{BackfillId: id}))
+		if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+			return nil, err
+		}
+		if err == nil && answer.Msg.GetBackfill().GetState() != "planning" {
+			return answer.Msg.GetBackfill(), nil
+		}
+		if time.Now().After(deadline) {
+			return nil, errors.New(id + ": no verdict within " + verdictWithin.String() + ": the request is published; ask again with sluice status " + id)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
