@@ -66,10 +66,12 @@ func newWindow(ceiling int) window { return window{ceiling: ceiling, size: float
 
 func (w *window) limit() int { return int(w.size) }
 
-// grow is called for every calm answer: one more in flight per round trip.
+// grow is called for every calm answer. A round trip of calm answers adds a twentieth of the ceiling, so a
+// halved window is back after ten round trips, however large it is.
 func (w *window) grow() bool {
 	before := w.limit()
-	w.size = math.Min(float64(w.ceiling), w.size+1/w.size)
+	step := math.Max(1, float64(w.ceiling)/20)
+	w.size = math.Min(float64(w.ceiling), w.size+step/w.size)
 	return w.limit() != before
 }
 

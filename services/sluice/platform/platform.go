@@ -26,7 +26,7 @@ type Faults struct {
 }
 
 // DefaultFaults make about one attempt in a hundred fail.
-func DefaultFaults() Faults { return Faults{Fail: 0.008, Reset: 0.0015, Hang: 0.0005, Throttle: 0.003} }
+func DefaultFaults() Faults { return Faults{Fail: 0.008, Reset: 0.0015, Hang: 0.0002, Throttle: 0.001} }
 
 // Options configures a platform.
 type Options struct {

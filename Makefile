@@ -1,0 +1,43 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export GOFLAGS := -buildvcs=false
+BIN := $(CURDIR)/.bin
+BUILD := $(CURDIR)/.build
+MODULES := proto pkg services/dispatcher services/completion-tracker services/phase-gate services/console services/sluice
+TESTFLAGS ?= -race -shuffle=on -count=1
+
+.PHONY: help build demo test lint verify generate bench tools modules
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+build: ## build the sluice program into .build
+	go build -o $(BUILD)/sluice ./services/sluice
+
+demo: build ## run a whole season against the example platform, and summarize
+	@SLUICE=$(BUILD)/sluice deploy/demo.sh
+
+test: ## run every test of every module
+	go test $(TESTFLAGS) work
+
+lint: tools ## run the linters
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+generate: tools ## regenerate what is generated
+	cd proto && PATH=$(BIN):$$PATH $(BIN)/buf generate
+	go run ./pkg/pipeline/schemagen > deploy/pipelines/pipeline.schema.json
+	cp deploy/pipelines/nba/pipeline.yaml services/sluice/local/nba.yaml
+
+verify: generate ## fail when generated files or go.mod files are not up to date
+	cd proto && $(BIN)/buf lint
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy -diff); done
+	git diff --exit-code -- proto/gen deploy/pipelines services/sluice/local/nba.yaml
+
+modules: ## build each module by itself, as the workspace hides missing requirements
+	@for m in $(MODULES); do echo "build $$m"; (cd $$m && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+
+bench: ## measure: the reference workload on the embedded placement
+	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./services/sluice/scenario
+
+tools: ## install the tools at pinned versions into .bin
+	@deploy/tools.sh $(BIN)
