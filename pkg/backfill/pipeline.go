@@ -104,6 +104,8 @@ type HTTPTrigger struct {
 	PerPhase bool   `json:"per_phase,omitempty"`
 	Body     string `json:"body,omitempty"`
 	Health   string `json:"health,omitempty"`
+	// Timeout is how long the call may take to be answered; 0 is the attempt's own timeout.
+	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
 // Retrigger re-runs a processor of an earlier phase when one of this phase stayed silent: Match maps the

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"sluice.dev/pkg/backfill"
 )
@@ -20,6 +21,12 @@ func (c *compiler) trigger(at string, b *PhaseBlock, ph *backfill.Phase) {
 	}
 	ph.Trigger.HTTP = &backfill.HTTPTrigger{
 		URL: h.URL, Auth: h.Auth, Async: h.Reply == "async", PerPhase: h.Per == "phase", Body: h.Body, Health: h.Health,
+	}
+	switch {
+	case h.Timeout != "":
+		ph.Trigger.HTTP.Timeout = c.duration(at+"/trigger/http/timeout", h.Timeout)
+	case ph.Trigger.HTTP.Async:
+		ph.Trigger.HTTP.Timeout = time.Minute
 	}
 	u, err := url.Parse(h.URL)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {

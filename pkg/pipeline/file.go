@@ -98,6 +98,8 @@ type HTTPBlock struct {
 	Reply  string `json:"reply,omitempty" jsonschema:"enum=sync,enum=async"`
 	Body   string `json:"body,omitempty"`
 	Health string `json:"health,omitempty"`
+	// Timeout is how long the call may take to be answered.
+	Timeout string `json:"timeout,omitempty" jsonschema:"description=How long the call may take to be answered; default 1m when the reply is async and the attempt's timeout when it is sync"`
 }
 
 // RetriggerBlock re-runs an earlier phase's processor when this phase's one stayed silent.

@@ -87,7 +87,11 @@ func (c *Caller) Call(ctx context.Context, s *backfill.Scope, reason, season str
 	if err != nil {
 		return answer{kind: failed, message: err.Error()}
 	}
-	callCtx, cancel := context.WithTimeout(ctx, proc.Timeout)
+	within := proc.Timeout
+	if h.Timeout > 0 {
+		within = min(within, h.Timeout)
+	}
+	callCtx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(callCtx, http.MethodPost, h.URL, bytes.NewReader(body))
 	if err != nil {
@@ -109,12 +113,12 @@ func (c *Caller) Call(ctx context.Context, s *backfill.Scope, reason, season str
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
-		return broken(ctx, callCtx, proc.Timeout, err)
+		return broken(ctx, callCtx, within, err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if err != nil {
-		return broken(ctx, callCtx, proc.Timeout, err)
+		return broken(ctx, callCtx, within, err)
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)) // so that the connection can be used again
 	return classify(resp, strings.TrimSpace(string(text)), h.Async)

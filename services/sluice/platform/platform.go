@@ -190,6 +190,11 @@ func Scale(p *backfill.Pipeline, speed float64) *backfill.Pipeline {
 			procs[j].Backoff.Max = shrink(procs[j].Backoff.Max, 100*time.Millisecond)
 		}
 		out.Phases[i].Processors = procs
+		if h := out.Phases[i].Trigger.HTTP; h != nil && h.Timeout > 0 {
+			scaled := *h
+			scaled.Timeout = shrink(h.Timeout, 2*time.Second)
+			out.Phases[i].Trigger.HTTP = &scaled
+		}
 	}
 	return &out
 }
