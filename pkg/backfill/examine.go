@@ -67,7 +67,6 @@ func (s *Scope) examine(f *Findings, run Run, ph *Phase, proc *Processor, now ti
 	}
 }
 
-
 // CellState is where a phase of a date stands, for people.
 func (s *Scope) CellState(r *Record, ph *Phase) (string, Tally) {
 	t := s.Tally(r, ph)

@@ -22,7 +22,6 @@ type progress struct {
 	sums     []backfill.PhaseProgress
 	cells    map[backfill.Cell]cell
 	dates    map[backfill.Date]int // phases complete, so that dates complete can be counted
-	complete int
 	attempts int
 	retries  int
 	throttle int

@@ -50,7 +50,6 @@ type rest struct {
 	done     int
 	failed   map[backfill.Date]bool
 	open     []backfill.Record
-	attempts int
 }
 
 // tryEnd walks all dates. If nothing can move any more, the backfill is over; if a gate should be open and
@@ -108,8 +107,9 @@ func (d *Dispatcher) closedGates(dr *drive, r *rest) []*event.Event {
 		for _, ph := range dr.scope.Phases(rec.Season) {
 			untriggered := false
 			for _, name := range dr.scope.Open(rec, ph, known).Start {
-				untriggered = untriggered || !(rec.Has(backfill.Key{Phase: ph.ID, Kind: backfill.Triggered}) ||
-					rec.Has(backfill.Key{Phase: ph.ID, Processor: name, Kind: backfill.Triggered}))
+				marked := rec.Has(backfill.Key{Phase: ph.ID, Kind: backfill.Triggered}) ||
+					rec.Has(backfill.Key{Phase: ph.ID, Processor: name, Kind: backfill.Triggered})
+				untriggered = untriggered || !marked
 			}
 			if untriggered {
 				out = append(out, d.changed(dr, rec.Date, "a gate should be open"))
