@@ -1,0 +1,134 @@
+// Package serve is what every service's main does alike: read the configuration, log, listen first and
+// then serve, and be gone soon after SIGTERM.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+
+	"sluice.dev/pkg/fault"
+)
+
+// Config is the part of the configuration that all services share, from variables with the prefix SLUICE_.
+type Config struct {
+	ProjectID          string `envconfig:"PROJECT_ID"`
+	Pipelines          string `envconfig:"PIPELINES"`
+	Bus                string `envconfig:"BUS" default:"gcp"`
+	State              string `envconfig:"STATE" default:"firestore"`
+	Warehouse          string `envconfig:"WAREHOUSE" default:"bigquery"`
+	PushAudience       string `envconfig:"PUSH_AUDIENCE"`
+	PushServiceAccount string `envconfig:"PUSH_SERVICE_ACCOUNT"`
+	LogLevel           string `envconfig:"LOG_LEVEL" default:"info"`
+	Port               int    `envconfig:"-"`
+}
+
+// Load reads the configuration and lists everything that is wrong with it.
+func Load() (Config, error) {
+	var c Config
+	var faults fault.List
+	if err := envconfig.Process("sluice", &c); err != nil {
+		faults.Addf("%v", err)
+	}
+	port := struct {
+		Port int `envconfig:"PORT" default:"8080"`
+	}{}
+	if err := envconfig.Process("", &port); err != nil {
+		faults.Addf("%v", err)
+	}
+	c.Port = port.Port
+	for name, v := range map[string]string{"SLUICE_PROJECT_ID": c.ProjectID, "SLUICE_PIPELINES": c.Pipelines} {
+		if v == "" {
+			faults.Addf("%s is missing", name)
+		}
+	}
+	for name, choice := range map[string]struct {
+		is   string
+		from []string
+	}{
+		"SLUICE_BUS": {c.Bus, []string{"gcp", "local"}}, "SLUICE_STATE": {c.State, []string{"firestore", "sqlite"}},
+		"SLUICE_WAREHOUSE": {c.Warehouse, []string{"bigquery", "sqlite"}},
+	} {
+		if !slices.Contains(choice.from, choice.is) {
+			faults.Addf("%s is %q: use one of %v", name, choice.is, choice.from)
+		}
+	}
+	if _, err := level(c.LogLevel); err != nil {
+		faults.Addf("SLUICE_LOG_LEVEL is %q: use debug, info, warn or error", c.LogLevel)
+	}
+	slices.Sort(faults)
+	return c, faults.Err()
+}
+
+// CheckDrivers says which of the chosen drivers a service cannot be built from. Services that run apart
+// share nothing in memory or on disk, so the embedded drivers work inside sluice local alone.
+func (c Config) CheckDrivers() error {
+	var faults fault.List
+	for name, driver := range map[string]string{"SLUICE_BUS": c.Bus, "SLUICE_STATE": c.State, "SLUICE_WAREHOUSE": c.Warehouse} {
+		switch driver {
+		case "local", "sqlite":
+			faults.Addf("%s=%s works only inside sluice local, where all services share one process", name, driver)
+		default:
+			faults.Addf("%s=%s: this build does not have that driver: run sluice local instead", name, driver)
+		}
+	}
+	slices.Sort(faults)
+	return faults.Err()
+}
+
+func level(s string) (slog.Level, error) {
+	var l slog.Level
+	return l, l.UnmarshalText([]byte(s))
+}
+
+// Main runs a service: run gets a context that ends with SIGINT or SIGTERM. It returns the exit code.
+func Main(name string, run func(context.Context, Config, *slog.Logger) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	c, err := Load()
+	if err != nil {
+		for _, f := range fault.Faults(err) {
+			_, _ = fmt.Fprintf(os.Stderr, "%s: configuration: %s\n", name, f)
+		}
+		return 1
+	}
+	l, _ := level(c.LogLevel)
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})).With("service", name)
+	if err := run(ctx, c, log); err != nil && !errors.Is(err, context.Canceled) {
+		for _, f := range fault.Faults(err) {
+			_, _ = fmt.Fprintf(os.Stderr, "%s: %s\n", name, f)
+		}
+		return 1
+	}
+	return 0
+}
+
+// HTTP listens on the port first and then serves until ctx ends; requests get three seconds to finish.
+func HTTP(ctx context.Context, port int, h http.Handler) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		stopped <- server.Shutdown(grace)
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
+}

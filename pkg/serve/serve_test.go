@@ -1,0 +1,32 @@
+package serve_test
+
+import (
+	"strings"
+	"testing"
+
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/serve"
+)
+
+func TestLoadListsEveryFault(t *testing.T) {
+	t.Setenv("SLUICE_BUS", "kafka")
+	t.Setenv("SLUICE_LOG_LEVEL", "loud")
+	_, err := serve.Load()
+	got := strings.Join(fault.Faults(err), "\n")
+	for _, want := range []string{"SLUICE_PROJECT_ID is missing", "SLUICE_PIPELINES is missing", `SLUICE_BUS is "kafka"`, `SLUICE_LOG_LEVEL is "loud"`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}
+
+func TestDriversThatAreMissingAreNamed(t *testing.T) {
+	t.Parallel()
+	err := serve.Config{Bus: "gcp", State: "sqlite", Warehouse: "bigquery"}.CheckDrivers()
+	got := strings.Join(fault.Faults(err), "\n")
+	for _, want := range []string{"SLUICE_BUS=gcp: this build does not have", "SLUICE_STATE=sqlite works only inside sluice local"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}

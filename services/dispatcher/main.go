@@ -1,0 +1,17 @@
+// Command dispatcher takes requests, calls processors and keeps the timers.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"sluice.dev/pkg/serve"
+)
+
+func main() { os.Exit(serve.Main("dispatcher", run)) }
+
+// run puts the service together from the drivers that the configuration names.
+func run(_ context.Context, c serve.Config, _ *slog.Logger) error {
+	return c.CheckDrivers()
+}
