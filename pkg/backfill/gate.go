@@ -151,7 +151,8 @@ func (s *Scope) barrier(d Date, ph *Phase) []Cell {
 	case s.Validate > 0:
 		cells = s.dateCells(s.Validate-1, s.Validate)
 	}
-	if s.Order == OrderPhaseByPhase {
+	// The dates that validate run all phases first; waiting there for the others would wait for ever.
+	if s.Order == OrderPhaseByPhase && i >= s.Validate {
 		for _, after := range ph.After {
 			for _, p := range s.Dates.parts {
 				if p.Date != d && s.selected[after] {
@@ -180,7 +181,7 @@ func (s *Scope) Dependents(d Date, phase string) []Date {
 	if !ok {
 		return nil
 	}
-	if s.Order == OrderPhaseByPhase || (s.Validate > 0 && at == s.Validate-1) {
+	if (s.Order == OrderPhaseByPhase && at+1 >= s.Validate) || (s.Validate > 0 && at == s.Validate-1) {
 		return s.datesExcept(0, d)
 	}
 	last := d
