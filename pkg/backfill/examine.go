@@ -18,6 +18,7 @@ type Expired struct {
 type Findings struct {
 	Ready   []Work    // triggered, due, and nobody answered for them yet
 	Expired []Expired // in flight for longer than the timeout: count as failed
+	Running []Work    // in flight at a target that accepted them: they take up room
 	Next    time.Time // when to look again, zero for never
 	Open    bool      // something triggered is not over yet
 }
@@ -55,6 +56,9 @@ func (s *Scope) examine(f *Findings, run Run, ph *Phase, proc *Processor, now ti
 	case RunInFlight:
 		f.Open = true
 		deadline := run.Since.Add(proc.Timeout)
+		if run.Accepted && ph.Trigger.HTTP != nil {
+			f.Running = append(f.Running, work)
+		}
 		switch {
 		case restart && !run.Accepted && ph.Trigger.HTTP != nil:
 			f.Ready = append(f.Ready, work)

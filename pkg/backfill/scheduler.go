@@ -337,6 +337,27 @@ func (s *Scheduler) start(t *tenant, l *lane, it *item, now time.Time) {
 	t.inFlight += len(it.Processors)
 }
 
+// Occupy counts a run that was admitted before this scheduler existed and is still in flight.
+func (s *Scheduler) Occupy(k RunKey, now time.Time) {
+	t, l := s.tenant(k.Backfill), s.lane(k.Lane)
+	if t == nil || l == nil || s.Known(k) {
+		return
+	}
+	if _, ok := l.active[k.Date]; !ok {
+		for _, it := range l.parked[k.Date] {
+			l.active[k.Date]++
+			l.push(it)
+		}
+		delete(l.parked, k.Date)
+		l.waiting = slices.DeleteFunc(l.waiting, func(d Date) bool { return d == k.Date })
+		heap.Init(&l.waiting)
+	}
+	s.running[k] = &ticket{lane: l, tenant: t, sentAt: now, date: k.Date}
+	l.active[k.Date]++
+	l.inFlight++
+	t.inFlight++
+}
+
 // Returned frees the limiter's slot once the call has been answered, though the run goes on elsewhere.
 func (s *Scheduler) Returned(k RunKey) {
 	if t := s.running[k]; t != nil && t.limiter != nil {
@@ -387,32 +408,31 @@ func (s *Scheduler) learn(l *lane, a Answer, reason string, sentAt, now time.Tim
 // Throttled puts a job back that was turned away with 429 or 503: it goes again at the given time, and its
 // limiter, when it has one, rests until then. It does not count as an attempt.
 func (s *Scheduler) Throttled(j Job, retryAt time.Time, reason string, now time.Time) {
+	if len(j.Processors) > 0 {
+		if t := s.running[RunKey{j.Lane, j.Date, j.Processors[0]}]; t != nil {
+			if t.limiter != nil && t.limiter.pausedUntil.Before(retryAt) {
+				t.limiter.pausedUntil = retryAt
+			}
+			s.learn(t.lane, Overloaded, reason, t.sentAt, now)
+		}
+	}
+	s.PutBack(j, retryAt, now)
+}
+
+// PutBack queues a job again that was admitted but not done, to go at the given time.
+func (s *Scheduler) PutBack(j Job, at, now time.Time) {
 	l := s.lane(j.Lane)
-	if l == nil || len(j.Processors) == 0 {
+	if l == nil || len(j.Processors) == 0 || s.running[RunKey{j.Lane, j.Date, j.Processors[0]}] == nil {
 		return
 	}
-	for i, p := range j.Processors {
+	l.active[j.Date]++ // stays active while it waits
+	for _, p := range j.Processors {
 		k := RunKey{j.Lane, j.Date, p}
-		t := s.running[k]
-		if t == nil {
-			return
-		}
-		if t.limiter != nil && t.limiter.pausedUntil.Before(retryAt) {
-			t.limiter.pausedUntil = retryAt
-		}
-		l.active[j.Date]++ // stays active while it waits
-		answer := Neutral
-		if i == 0 {
-			answer = Overloaded
-		}
-		s.Finish(k, answer, reason, now)
-		if i > 0 {
-			l.leave(j.Date)
-		}
+		s.Finish(k, Neutral, "", now)
 		s.queued[k] = true
 	}
 	s.seq++
-	heap.Push(&l.delayed, &item{Job: j, seq: s.seq, notBefore: retryAt})
+	heap.Push(&l.delayed, &item{Job: j, seq: s.seq, notBefore: at})
 }
 
 // Next is when Admit may have something to give without anything else happening; zero for never.

@@ -1,6 +1,7 @@
 package backfill
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -29,6 +30,25 @@ func (s State) Ended() bool {
 	default:
 		return false
 	}
+}
+
+// Refuses says why a control makes no sense in a state; empty when it does. What is so already is no
+// reason: pausing or cancelling twice does no harm.
+func (s State) Refuses(action string) string {
+	running := s == StateActive || s == StatePausing || s == StatePaused
+	ok := false
+	switch action {
+	case "pause", "resume":
+		ok = running
+	case "cancel":
+		ok = running || s == StateCancelling || s == StateCancelled
+	case "retry", "waive":
+		ok = running || s == StateIncomplete || s == StateCompleted
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("%s has no effect on a backfill that is %s", action, s)
 }
 
 // Order says how far phases and dates may overlap.

@@ -59,6 +59,11 @@ func New(typ, source, subject string, at time.Time, data proto.Message, idParts 
 	}
 }
 
+// Traceparent is the W3C trace context of a call: everything about one date of a backfill is one trace.
+func Traceparent(backfill, date, key string) string {
+	return "00-" + ID(backfill, date) + "-" + ID(key)[:16] + "-01"
+}
+
 // ID is a short hash of the parts.
 func ID(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))

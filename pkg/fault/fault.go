@@ -19,6 +19,7 @@ const (
 	Invalid          // the input is wrong and will stay wrong
 	NotFound         // there is no such thing
 	Conflict         // somebody else has it, or it is there with other content
+	Refused          // not in the state that things are in
 	Fenced           // a newer lease holder exists: stop writing
 	Unavailable      // try again later
 	Unsupported      // this build or placement cannot do it

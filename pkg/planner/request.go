@@ -4,6 +4,7 @@ package planner
 
 import (
 	"math"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -114,6 +115,32 @@ func checkDate(faults *fault.List, field, s string) backfill.Date {
 		faults.Addf("%s: %v", field, err)
 	}
 	return d
+}
+
+// Same compares requests by what they ask for; who asks and why may differ from one delivery to the next.
+func Same(a, b backfill.Request) bool {
+	a.RequestedBy, b.RequestedBy, a.Reason, b.Reason = "", "", "", ""
+	return reflect.DeepEqual(normal(a), normal(b))
+}
+
+// normal is a request in which empty and absent are one, as they are in documents.
+func normal(r backfill.Request) backfill.Request {
+	if len(r.Seasons) == 0 {
+		r.Seasons = nil
+	}
+	if len(r.List) == 0 {
+		r.List = nil
+	}
+	if len(r.Phases) == 0 {
+		r.Phases = nil
+	}
+	if len(r.Limits) == 0 {
+		r.Limits = nil
+	}
+	if len(r.AcceptGaps) == 0 {
+		r.AcceptGaps = nil
+	}
+	return r
 }
 
 // CheckControl lists everything that is wrong with a control by itself.

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"sort"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -69,22 +71,37 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
+var notInIDs = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// freshID names a backfill after its pipeline and the day.
+func freshID(pipeline string, now time.Time) string {
+	name := notInIDs.ReplaceAllString(strings.ToLower(pipeline), "-")
+	if name == "" || name[0] < 'a' || name[0] > 'z' {
+		name = "backfill-" + name
+	}
+	return strings.TrimRight(name[:min(len(name), 40)], "-") + "-" + now.UTC().Format("20060102") + "-" + newID()[:8]
+}
+
 // Submit implements the service.
 func (s *Server) Submit(ctx context.Context, r *connect.Request[pb.BackfillRequested]) (*connect.Response[pb.SubmitResponse], error) {
 	m := r.Msg
 	if m.GetBackfillId() == "" {
-		m.BackfillId = "backfill-" + s.now().UTC().Format("20060102") + "-" + newID()
+		m.BackfillId = freshID(m.GetPipeline(), s.now())
 	}
-	req, err := planner.Check(m)
-	if err != nil {
-		return nil, wire(err)
+	req, bad := planner.Check(m)
+	if bad == nil {
+		old, err := s.store.Backfill(ctx, req.ID)
+		if err == nil && old.State != backfill.StateRefused && !planner.Same(old.Request, req) {
+			return nil, wire(fault.New(fault.Conflict, "the id %s is taken by a backfill that asks for something else: choose another backfill_id", req.ID))
+		}
 	}
-	if old, err := s.store.Backfill(ctx, req.ID); err == nil && !old.State.Ended() && old.Request.Pipeline != req.Pipeline {
-		return nil, wire(fault.New(fault.Conflict, "the id %s is taken by a backfill of pipeline %s", req.ID, old.Request.Pipeline))
-	}
+	// A bad request is published too: the dispatcher puts its refusal on record.
 	e := event.New(event.TypeRequested, Source, req.ID, s.now(), m, newID())
 	if err := s.pub.Publish(ctx, event.TopicRequests, e); err != nil {
 		return nil, wire(err)
+	}
+	if bad != nil {
+		return nil, wire(bad)
 	}
 	return connect.NewResponse(&pb.SubmitResponse{BackfillId: req.ID}), nil
 }
@@ -233,10 +250,10 @@ func (s *Server) follow(
 		case err := <-watched:
 			return wire(err)
 		case c := <-changes:
-			dirty = true
 			if c.Backfill != nil {
-				b = c.Backfill
+				b, dirty = c.Backfill, true
 			} else if withDates {
+				dirty = true
 				if sc == nil {
 					var err error
 					if _, sc, err = s.scope(ctx, b.ID); err != nil {
@@ -273,6 +290,9 @@ func (s *Server) Control(ctx context.Context, r *connect.Request[pb.BackfillCont
 	b, err := s.store.Backfill(ctx, r.Msg.GetBackfillId())
 	if err != nil {
 		return nil, wire(err)
+	}
+	if why := b.State.Refuses(r.Msg.GetAction()); why != "" {
+		return nil, wire(fault.New(fault.Refused, "%s", why))
 	}
 	e := event.New(event.TypeControlled, Source, b.ID, s.now(), r.Msg, newID())
 	if err := s.pub.Publish(ctx, event.TopicControls, e); err != nil {
@@ -343,6 +363,8 @@ func wire(err error) error {
 		code = connect.CodeAlreadyExists
 	case fault.Fenced, fault.Unavailable:
 		code = connect.CodeUnavailable
+	case fault.Refused:
+		code = connect.CodeFailedPrecondition
 	case fault.Unsupported:
 		code = connect.CodeUnimplemented
 	case fault.Unknown:

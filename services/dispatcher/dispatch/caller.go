@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/pipeline"
 )
 
@@ -102,8 +103,10 @@ func (c *Caller) Call(ctx context.Context, s *backfill.Scope, reason, season str
 		name = "*"
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", fmt.Sprintf("%s/%s/%s/%s/%d", s.ID, j.Date, j.Phase, name, j.Attempts[0]))
+	key := fmt.Sprintf("%s/%s/%s/%s/%d", s.ID, j.Date, j.Phase, name, j.Attempts[0])
+	req.Header.Set("Idempotency-Key", key)
 	req.Header.Set("X-Sluice-Backfill", s.ID)
+	req.Header.Set("Traceparent", event.Traceparent(s.ID, j.Date.String(), key))
 	if h.Auth == "oidc" && c.token != nil {
 		token, err := c.token(callCtx, h.URL)
 		if err != nil {

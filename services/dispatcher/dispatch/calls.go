@@ -17,20 +17,21 @@ func stamp(t time.Time) *timestamppb.Timestamp { return timestamppb.New(t) }
 // wanted any more, because the record has moved on since it was queued, is dropped here.
 func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 	ctx, now := dr.ctx, d.Now()
-	rec, err := d.Store.Date(ctx, dr.scope.ID, jobs[0].Date)
-	if err == nil && !dr.holds(now) {
-		d.putBack(jobs, now)
+	if d.stopping() || !dr.holds(now) {
+		d.putBack(dr, jobs, now)
 		return
 	}
+	rec, err := d.Store.Date(ctx, dr.scope.ID, jobs[0].Date)
+	if err != nil {
+		d.complain(ctx, dr, "cannot read a date: its calls are put back", err)
+		d.putBack(dr, jobs, now)
+		return
+	}
+	wanted := make([]backfill.Job, 0, len(jobs))
 	var facts []backfill.Fact
 	deadline := time.Time{}
-	wanted := jobs[:0]
 	for _, j := range jobs {
-		if err != nil {
-			break
-		}
-		j = d.stillWanted(dr, &rec, j)
-		if len(j.Processors) == 0 {
+		if j = d.stillWanted(dr, &rec, j); len(j.Processors) == 0 {
 			continue
 		}
 		wanted = append(wanted, j)
@@ -41,15 +42,12 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 			deadline = backfill.Sooner(deadline, now.Add(proc.Timeout))
 		}
 	}
-	if len(facts) > 0 {
-		rec, err = d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, facts...)
-	}
-	if err != nil {
-		d.complain(ctx, dr, "cannot record a dispatch: it is put back", err)
-		d.putBack(jobs, now)
+	if len(wanted) == 0 {
 		return
 	}
-	if len(wanted) == 0 {
+	if rec, err = d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, facts...); err != nil {
+		d.complain(ctx, dr, "cannot record a dispatch: its calls are put back", err)
+		d.putBack(dr, wanted, now)
 		return
 	}
 	dr.observeAll(&rec)
@@ -60,12 +58,24 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 	}
 }
 
-func (d *Dispatcher) putBack(jobs []backfill.Job, now time.Time) {
+// stopping says that no new calls may be made.
+func (d *Dispatcher) stopping() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.closed
+}
+
+// putBack queues jobs again that were admitted and not called.
+func (d *Dispatcher) putBack(dr *drive, jobs []backfill.Job, now time.Time) {
 	for _, j := range jobs {
-		d.sched.Throttled(j, now.Add(time.Second), "could not be recorded", now)
+		for _, name := range j.Processors {
+			d.notCalling(dr, backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name})
+		}
+		d.mu.Lock()
+		d.sched.PutBack(j, now.Add(time.Second), now)
+		d.mu.Unlock()
 	}
+	d.signal()
 }
 
 // stillWanted leaves the processors whose attempt is still the one to make, and marks them as being called.

@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -36,30 +35,10 @@ func (d *Dispatcher) onControl(ctx context.Context, e *event.Event) error {
 		BackfillId: b.ID, Pipeline: b.Request.Pipeline, Kind: "control_" + m.GetAction(), RequestedBy: m.GetRequestedBy(),
 		Message: m.GetReason(),
 	}, e.ID))
-	if why := Refusal(b.State, m.GetAction()); why != "" {
+	if why := b.State.Refuses(m.GetAction()); why != "" {
 		return d.notice(ctx, b.Request, why)
 	}
 	return d.control(ctx, b, m)
-}
-
-// Refusal says why an action makes no sense in a state; empty when it does.
-func Refusal(s backfill.State, action string) string {
-	running := s == backfill.StateActive || s == backfill.StatePausing || s == backfill.StatePaused
-	ok := false
-	switch action {
-	case "pause":
-		ok = running
-	case "resume":
-		ok = running
-	case "cancel":
-		ok = running || s == backfill.StateCancelling || s == backfill.StateCancelled
-	case "retry", "waive":
-		ok = running || s == backfill.StateIncomplete || s == backfill.StateCompleted
-	}
-	if ok {
-		return ""
-	}
-	return fmt.Sprintf("%s has no effect on a backfill that is %s", action, s)
 }
 
 func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.BackfillControlled) error {
@@ -127,7 +106,7 @@ func (d *Dispatcher) amend(ctx context.Context, b *backfill.Backfill, m *pb.Back
 		return d.notice(ctx, b.Request, m.GetAction()+" found nothing to "+m.GetAction())
 	}
 	if b.State.Ended() {
-		if err := d.reopen(ctx, b, scope); err != nil {
+		if open, err := d.reopen(ctx, b, scope); err != nil || !open {
 			return err
 		}
 	}
@@ -185,17 +164,17 @@ func (d *Dispatcher) markComplete(ctx context.Context, s *backfill.Scope, rec *b
 }
 
 // reopen makes an ended backfill active again, if its dates are still free.
-func (d *Dispatcher) reopen(ctx context.Context, b *backfill.Backfill, s *backfill.Scope) error {
+func (d *Dispatcher) reopen(ctx context.Context, b *backfill.Backfill, s *backfill.Scope) (bool, error) {
 	dates := make([]backfill.Date, s.Dates.Len())
 	for i := range dates {
 		dates[i] = s.Dates.At(i).Date
 	}
 	err := d.Store.Claim(ctx, b.Request.Pipeline, b.ID, dates)
 	if fault.Is(err, fault.Conflict) {
-		return d.notice(ctx, b.Request, "cannot go on: "+err.Error())
+		return false, d.notice(ctx, b.Request, "cannot go on: "+err.Error())
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, err = d.Store.UpdateBackfill(ctx, b.ID, 0, func(b *backfill.Backfill) error {
 		if b.State.Ended() {
@@ -203,5 +182,5 @@ func (d *Dispatcher) reopen(ctx context.Context, b *backfill.Backfill, s *backfi
 		}
 		return nil
 	})
-	return err
+	return err == nil, err
 }

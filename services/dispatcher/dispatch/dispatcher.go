@@ -78,7 +78,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 func (d *Dispatcher) shutdown(ctx context.Context) {
 	d.mu.Lock()
-	d.closed = true
+	d.closed = true // also for jobs that were admitted just now
 	drives := make([]*drive, 0, len(d.driven))
 	for _, dr := range d.driven {
 		drives = append(drives, dr)

@@ -140,7 +140,9 @@ func (d *Dispatcher) resume(ctx context.Context, dr *drive) error {
 		if dr.scope.DateComplete(&rec) {
 			return nil
 		}
-		if err := d.act(ctx, dr, &rec, dr.scope.Examine(&rec, d.Now(), true)); err != nil {
+		found := dr.scope.Examine(&rec, d.Now(), true)
+		d.occupy(dr, rec.Date, found.Running)
+		if err := d.act(ctx, dr, &rec, found); err != nil {
 			return err
 		}
 		batch = append(batch, d.changed(dr, rec.Date, "resumed"))
@@ -150,6 +152,16 @@ func (d *Dispatcher) resume(ctx context.Context, dr *drive) error {
 		return err
 	}
 	return publish(1)
+}
+
+// occupy has admission count runs that an earlier process started and that will report by themselves.
+func (d *Dispatcher) occupy(dr *drive, date backfill.Date, running []backfill.Work) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range running {
+		lane := backfill.Lane{Backfill: dr.scope.ID, Phase: w.Phase}
+		d.sched.Occupy(backfill.RunKey{Lane: lane, Date: date, Processor: w.Processor}, d.Now())
+	}
 }
 
 func (d *Dispatcher) scan(ctx context.Context, dr *drive, f func(backfill.Record) error) error {

@@ -87,6 +87,17 @@ func (p *progress) open() int {
 	return n
 }
 
+// untriggered counts runs in flight that the platform started by itself, which admission does not know of.
+func (p *progress) untriggered(s *backfill.Scope) int {
+	n := 0
+	for i := range p.sums {
+		if s.Pipeline.Phases[i].Trigger.HTTP == nil {
+			n += p.sums[i].InFlight
+		}
+	}
+	return n
+}
+
 func (p *progress) hit(now time.Time) {
 	if p.began.IsZero() {
 		p.began = now

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"sluice.dev/pkg/backfill"
@@ -17,7 +18,7 @@ import (
 func (d *Dispatcher) onRequest(ctx context.Context, e *event.Event) error {
 	m, ok := e.Data.(*pb.BackfillRequested)
 	if !ok {
-		return d.refuse(ctx, backfill.Request{ID: "refused-" + event.ID(e.ID)[:12]}, e.Err())
+		return d.refuse(ctx, unread(e), e.Err())
 	}
 	req, err := planner.Check(m)
 	if req.ID == "" || (err != nil && fault.Is(err, fault.Invalid) && !validID(req.ID)) {
@@ -27,7 +28,7 @@ func (d *Dispatcher) onRequest(ctx context.Context, e *event.Event) error {
 		return d.refuse(ctx, req, err)
 	}
 	if old, err := d.Store.Backfill(ctx, req.ID); err == nil && old.State != backfill.StateRefused {
-		if !same(old.Request, req) {
+		if !planner.Same(old.Request, req) {
 			return d.notice(ctx, req, "a request with the id "+req.ID+" and other content was refused: the id is taken, choose another")
 		}
 		if old.State != backfill.StatePlanning {
@@ -56,12 +57,17 @@ func validID(id string) bool {
 	return err == nil
 }
 
-// same compares requests by what they ask for; who asks and why may differ from one delivery to the next.
-func same(a, b backfill.Request) bool {
-	a.RequestedBy, b.RequestedBy, a.Reason, b.Reason = "", "", "", ""
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && string(x) == string(y)
+// unread is as much of a request as can be told from a message that could not be read.
+func unread(e *event.Event) backfill.Request {
+	var m struct {
+		BackfillID string `json:"backfill_id"`
+		Pipeline   string `json:"pipeline"`
+	}
+	_ = json.Unmarshal(e.Raw, &m) // what is wrong with it is in the event's faults already
+	if m.BackfillID == "" || !validID(m.BackfillID) {
+		m.BackfillID = "request-" + event.ID(e.ID)[:12]
+	}
+	return backfill.Request{ID: m.BackfillID, Pipeline: m.Pipeline}
 }
 
 // activate writes the documents. Every step can be repeated.
@@ -81,6 +87,7 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 	if err != nil {
 		return err
 	}
+	b.Progress = planned(plan)
 	stored, _, err := d.Store.CreateBackfill(ctx, b)
 	if err != nil {
 		return err
@@ -110,10 +117,9 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 	return nil
 }
 
-// dryRun records what a request would do, and does nothing of it.
-func (d *Dispatcher) dryRun(ctx context.Context, plan *planner.Plan) error {
-	b := plan.Backfill
-	scope := backfill.NewScope(b, plan.Pipeline)
+// planned is the progress of a backfill of which nothing has been done yet.
+func planned(plan *planner.Plan) backfill.Progress {
+	scope := backfill.NewScope(plan.Backfill, plan.Pipeline)
 	p := newProgress(plan.Pipeline, backfill.Progress{})
 	for i := range plan.Records {
 		rec := &plan.Records[i]
@@ -121,7 +127,13 @@ func (d *Dispatcher) dryRun(ctx context.Context, plan *planner.Plan) error {
 			p.learn(backfill.Cell{Date: rec.Date, Phase: ph.ID}, rec.Len(), scope.Tally(rec, ph))
 		}
 	}
-	b.State, b.FinishedAt, b.Progress = backfill.StateCompleted, b.CreatedAt, p.snapshot(scope, b.CreatedAt)
+	return p.snapshot(scope, plan.Backfill.CreatedAt)
+}
+
+// dryRun records what a request would do, and does nothing of it.
+func (d *Dispatcher) dryRun(ctx context.Context, plan *planner.Plan) error {
+	b := plan.Backfill
+	b.State, b.FinishedAt, b.Progress = backfill.StateCompleted, b.CreatedAt, planned(plan)
 	_, _, err := d.Store.CreateBackfill(ctx, b)
 	return err
 }
@@ -133,8 +145,12 @@ func (d *Dispatcher) refuse(ctx context.Context, req backfill.Request, why error
 	b := &backfill.Backfill{
 		ID: req.ID, Request: req, State: backfill.StateRefused, Faults: faults, CreatedAt: now, FinishedAt: now,
 	}
-	if _, _, err := d.Store.CreateBackfill(ctx, b); err != nil {
+	_, created, err := d.Store.CreateBackfill(ctx, b)
+	if err != nil {
 		return err
+	}
+	if !created {
+		return d.notice(ctx, req, "a request with the id "+req.ID+" was refused: "+strings.Join(faults, "; "))
 	}
 	d.Log.WarnContext(ctx, "request refused", "backfill_id", req.ID, "pipeline", req.Pipeline, "faults", faults)
 	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{

@@ -18,6 +18,7 @@ func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 	d.mu.Unlock()
 	dr.mu.Lock()
 	calls, open, st := len(dr.calling), dr.progress.open(), dr.state
+	inFlight += dr.progress.untriggered(dr.scope)
 	early := d.Now().Before(dr.nextLook)
 	dr.mu.Unlock()
 	var err error

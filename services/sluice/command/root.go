@@ -82,6 +82,12 @@ func (a *app) complain(err error) {
 			err = errors.New(ce.Message())
 		}
 	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only an error joined at the top
+		for _, one := range joined.Unwrap() {
+			a.complain(one)
+		}
+		return
+	}
 	for _, f := range fault.Faults(err) {
 		_, _ = fmt.Fprintf(a.Err, "sluice: %s\n", f)
 	}
@@ -117,8 +123,11 @@ func (a *app) root() *cobra.Command {
 
 // client talks to the API server.
 func (a *app) client() sluicev1connect.BackfillServiceClient {
-	return sluicev1connect.NewBackfillServiceClient(&http.Client{Transport: &http.Transport{IdleConnTimeout: time.Second}}, a.server,
-		connect.WithCodec(api.Codec{}))
+	return sluicev1connect.NewBackfillServiceClient(a.http(), a.server, connect.WithCodec(api.Codec{}))
+}
+
+func (a *app) http() *http.Client {
+	return &http.Client{Transport: &http.Transport{IdleConnTimeout: time.Second}}
 }
 
 func (a *app) json(m proto.Message) error {

@@ -1,10 +1,12 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"time"
 
@@ -24,9 +26,13 @@ func (a *app) submit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "submit -f REQUEST", Short: "Ask for a backfill", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req, err := a.request(file)
+			data, err := a.read(file)
 			if err != nil {
 				return err
+			}
+			req := new(pb.BackfillRequested)
+			if err := event.Unmarshal(data, req); err != nil {
+				return errors.Join(err, a.record(cmd.Context(), data))
 			}
 			return a.runSubmit(cmd.Context(), req, watch)
 		},
@@ -37,7 +43,7 @@ func (a *app) submit() *cobra.Command {
 	return cmd
 }
 
-func (a *app) request(file string) (*pb.BackfillRequested, error) {
+func (a *app) read(file string) ([]byte, error) {
 	var data []byte
 	var err error
 	if file == "-" {
@@ -48,8 +54,21 @@ func (a *app) request(file string) (*pb.BackfillRequested, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the request: %w", err)
 	}
-	req := new(pb.BackfillRequested)
-	return req, event.Unmarshal(data, req)
+	return data, nil
+}
+
+// record publishes a request that cannot be read, so that its refusal shows in status like any other.
+func (a *app) record(ctx context.Context, data []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.server+"/topics/"+event.TopicRequests, bytes.NewReader(data))
+	if err != nil {
+		return fmt.Errorf("recording the refusal: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := a.http().Do(req)
+	if err != nil {
+		return fmt.Errorf("recording the refusal: %w", err)
+	}
+	return resp.Body.Close()
 }
 
 func (a *app) runSubmit(ctx context.Context, req *pb.BackfillRequested, watch bool) error {

@@ -20,7 +20,7 @@ func (a *app) watch() *cobra.Command {
 
 // runWatch follows a backfill; a lost connection is made again, as the server may be restarted meanwhile.
 func (a *app) runWatch(ctx context.Context, id string) error {
-	show := a.plain
+	show := a.plain()
 	if a.output == "json" {
 		show = func(m *pb.WatchResponse) error { return a.json(m) }
 	} else if terminal(a.Out) {
@@ -82,16 +82,26 @@ func verdictOf(b *pb.Backfill) error {
 }
 
 // plain prints a line per change.
-func (a *app) plain(m *pb.WatchResponse) error {
-	b := m.GetBackfill()
-	line := fmt.Sprintf("%s %s %s dates %d/%d", time.Now().Format(time.TimeOnly), b.GetId(), b.GetState(),
-		b.GetDates().GetComplete(), b.GetDates().GetTotal())
+func (a *app) plain() func(*pb.WatchResponse) error {
+	last := ""
+	return func(m *pb.WatchResponse) error {
+		line := summary(m.GetBackfill())
+		if line == last {
+			return nil
+		}
+		last = line
+		_, err := fmt.Fprintln(a.Out, time.Now().Format(time.TimeOnly), line)
+		return err
+	}
+}
+
+// summary is a backfill in one line.
+func summary(b *pb.Backfill) string {
+	line := fmt.Sprintf("%s %s dates %d/%d", b.GetId(), b.GetState(), b.GetDates().GetComplete(), b.GetDates().GetTotal())
 	for _, p := range b.GetPhases() {
 		line += fmt.Sprintf(" %s %d/%d", p.GetId(), done(p), p.GetRuns().GetTotal())
 	}
-	line += fmt.Sprintf(" retries %d throttles %d rate %.0f/s%s", b.GetRetries(), b.GetThrottles(), b.GetRatePerSecond(), eta(b))
-	_, err := fmt.Fprintln(a.Out, line)
-	return err
+	return line + fmt.Sprintf(" retries %d throttles %d rate %.0f/s%s", b.GetRetries(), b.GetThrottles(), b.GetRatePerSecond(), eta(b))
 }
 
 func done(p *pb.PhaseProgress) int32 {

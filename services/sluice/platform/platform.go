@@ -52,7 +52,14 @@ type Platform struct {
 	mu       sync.Mutex
 	rng      *rand.Rand
 	calls    []Call
+	finished []Finished
 	inFlight int
+}
+
+// Finished is a processor's work that succeeded, at the time when its output was there.
+type Finished struct {
+	Processor, Date string
+	At              time.Time
 }
 
 // Call is one request as the platform saw it, and how the work ended.
@@ -95,6 +102,19 @@ func (p *Platform) Calls() []Call {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]Call(nil), p.calls...)
+}
+
+// Finished lists the work that succeeded so far.
+func (p *Platform) Finished() []Finished {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Finished(nil), p.finished...)
+}
+
+func (p *Platform) finish(processor, date string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finished = append(p.finished, Finished{processor, date, time.Now()})
 }
 
 // InFlight counts requests that have not been answered.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -135,6 +136,7 @@ func (p *Platform) scrape(w http.ResponseWriter, r *http.Request) {
 		a.answer(http.StatusInternalServerError, scraper+" is broken")
 		return
 	}
+	p.finish(scraper, date)
 	p.later("nba-phase2-raw-complete", "phase_2_raw", "game_date", raw, date, p.lognormal(10, 0.5))
 	a.answer(http.StatusOK, "scraped")
 }
@@ -225,6 +227,9 @@ func (p *Platform) later(topic, phase, dateField, processor, date string, wait t
 				status = "failed"
 			}
 		}
+		if status == "success" {
+			p.finish(processor, date)
+		}
 		body, err := json.Marshal(map[string]any{
 			"processor_name": processor, "phase": phase, dateField: date, "status": status, "record_count": records,
 			"correlation_id": "corr-" + date, "execution_id": processor + "-" + date,
@@ -238,4 +243,15 @@ func (p *Platform) later(topic, phase, dateField, processor, date string, wait t
 			}
 		}
 	}()
+}
+
+// Processors lists the processors of phases 1 to 4.
+func Processors() [4][]string {
+	var out [4][]string
+	for _, scraper := range slices.Sorted(maps.Keys(rawFor)) {
+		out[0], out[1] = append(out[0], scraper), append(out[1], rawFor[scraper])
+	}
+	out[2] = analytics
+	out[3] = []string{"team_defense_zone_analysis", "player_shot_zone_analysis", "player_composite_factors", "player_daily_cache", "ml_feature_store_v2"}
+	return out
 }
