@@ -42,7 +42,7 @@ func (b *Blocked) waiters(c Cell) []Cell {
 			out = append(out, Cell{c.Date, ph.ID})
 		}
 	}
-	for _, d := range b.scope.Dependents(c.Date, c.Phase) {
+	for _, d := range b.scope.Dependents(c.Date, c.Phase, everything{b.scope.Dates.Len()}) {
 		j, _ := b.scope.Dates.Index(d)
 		for _, ph := range b.scope.Phases(b.scope.Dates.At(j).Season) {
 			if b.scope.waitsForCell(ph, d, c) {
@@ -52,6 +52,14 @@ func (b *Blocked) waiters(c Cell) []Cell {
 	}
 	return out
 }
+
+// everything is a Known that has all dates complete, and nothing one that has none.
+type everything struct{ dates int }
+
+func (everything) Complete(Cell) (complete, known bool) { return true, true }
+func (e everything) Prefix(string) int                  { return e.dates }
+
+var nothing = KnownFunc(func(Cell) (complete, known bool) { return false, true }) //nolint:gochecknoglobals // a value
 
 // waitsFor says whether a phase waits for another on the same date. A phase that the season does not have
 // stands aside: what comes after it waits for what came before it.
@@ -80,7 +88,7 @@ func (s *Scope) waitsFor(ph *Phase, other string) bool {
 }
 
 func (s *Scope) waitsForCell(ph *Phase, d Date, c Cell) bool {
-	for _, b := range s.barrier(d, ph) {
+	for _, b := range s.barrier(d, ph, nothing) {
 		if b == c {
 			return true
 		}

@@ -108,7 +108,7 @@ func TestSeasonsAndSelectedPhases(t *testing.T) {
 	}
 	only := backfill.NewScope(days(3, backfill.Request{Phases: []string{"three"}}), chain())
 	r = backfill.NewRecord(first, "")
-	known := func(backfill.Cell) (bool, bool) { return false, true }
+	known := backfill.KnownFunc(func(backfill.Cell) (bool, bool) { return false, true })
 	if got := only.Open(&r, &only.Pipeline.Phases[2], known).Start; len(got) != 1 {
 		t.Errorf("phase three alone starts %v", got)
 	}

@@ -8,9 +8,23 @@ type Cell struct {
 	Phase string
 }
 
-// Known answers what is known of another date's phase: whether it is complete, and whether that is known
-// at all. Completeness never goes away, so a remembered "complete" stays good.
-type Known func(Cell) (complete, known bool)
+// Known is what is known of other dates. Completeness never goes away, so what is remembered stays good.
+type Known interface {
+	// Complete says whether a cell is complete, and whether that is known at all.
+	Complete(c Cell) (complete, known bool)
+	// Prefix is how many of the backfill's first dates are known to be complete in a phase. It may be fewer
+	// than there are: it only saves looking at each.
+	Prefix(phase string) int
+}
+
+// KnownFunc is a Known that remembers no prefix.
+type KnownFunc func(Cell) (complete, known bool)
+
+// Complete implements Known.
+func (f KnownFunc) Complete(c Cell) (complete, known bool) { return f(c) }
+
+// Prefix implements Known.
+func (KnownFunc) Prefix(string) int { return 0 }
 
 // Opening is what the gate says of a phase on a date.
 type Opening struct {
@@ -33,7 +47,7 @@ func (s *Scope) Open(r *Record, ph *Phase, known Known) Opening {
 			}
 		}
 	}
-	if !o.all(s.barrier(r.Date, ph), known) {
+	if !o.all(s.barrier(r.Date, ph, known), known) {
 		return o
 	}
 	perPhase := ph.Trigger.HTTP != nil && ph.Trigger.HTTP.PerPhase
@@ -103,7 +117,7 @@ func (s *Scope) windowsComplete(r *Record, ph *Phase, proc *Processor, known Kno
 // all checks cells oldest first and stops at the first that holds; nearby cells usually share it.
 func (o *Opening) all(cells []Cell, known Known) bool {
 	for i, c := range cells {
-		complete, ok := known(c)
+		complete, ok := known.Complete(c)
 		if !ok {
 			o.Ask = append(o.Ask, cells[i:]...)
 			return false
@@ -139,7 +153,7 @@ func (s *Scope) Window(w Window, phase string, d Date) []Partition {
 }
 
 // barrier lists the cells of other dates that the backfill's order puts before a phase of a date.
-func (s *Scope) barrier(d Date, ph *Phase) []Cell {
+func (s *Scope) barrier(d Date, ph *Phase, known Known) []Cell {
 	i, ok := s.Dates.Index(d)
 	if !ok {
 		return nil
@@ -154,7 +168,7 @@ func (s *Scope) barrier(d Date, ph *Phase) []Cell {
 	// The dates that validate run all phases first; waiting there for the others would wait for ever.
 	if s.Order == OrderPhaseByPhase && i >= s.Validate {
 		for _, after := range ph.After {
-			for _, p := range s.Dates.parts {
+			for _, p := range s.Dates.parts[min(known.Prefix(after), s.Dates.Len()):] {
 				if p.Date != d && s.selected[after] {
 					cells = append(cells, Cell{p.Date, after})
 				}
@@ -175,30 +189,32 @@ func (s *Scope) dateCells(from, to int) []Cell {
 	return cells
 }
 
-// Dependents lists the other dates whose gates may open once a phase of date d is complete, in order.
-func (s *Scope) Dependents(d Date, phase string) []Date {
+// Dependents lists the other dates whose gates may open once a phase of date d is complete, in order. Where
+// phases go one by one, that is nobody until the phase is known to be complete on all dates.
+func (s *Scope) Dependents(d Date, phase string, known Known) []Date {
 	at, ok := s.Dates.Index(d)
 	if !ok {
 		return nil
 	}
-	if (s.Order == OrderPhaseByPhase && at+1 >= s.Validate) || (s.Validate > 0 && at == s.Validate-1) {
-		return s.datesExcept(0, d)
+	last := s.Validate > 0 && at == s.Validate-1
+	if last || (s.Order == OrderPhaseByPhase && known.Prefix(phase) >= s.Dates.Len()) {
+		return s.datesExcept(d)
 	}
-	last := d
+	until := d
 	if (s.Order == OrderDateByDate || at < s.Validate) && at+1 < s.Dates.Len() {
-		last = s.Dates.At(at + 1).Date
+		until = s.Dates.At(at + 1).Date
 	}
 	for i := range s.Pipeline.Phases {
 		for j := range s.Pipeline.Phases[i].Processors {
 			for _, w := range s.Pipeline.Phases[i].Processors[j].Windows {
 				if w.Phase == phase {
-					last = max(last, s.reach(w, d))
+					until = max(until, s.reach(w, d))
 				}
 			}
 		}
 	}
 	var out []Date
-	for _, p := range s.Dates.Between(d+1, last) {
+	for _, p := range s.Dates.Between(d+1, until) {
 		out = append(out, p.Date)
 	}
 	return out
@@ -216,9 +232,9 @@ func (s *Scope) reach(w Window, d Date) Date {
 	return s.Calendar.At(min(i+w.Games, s.Calendar.Len()-1)).Date
 }
 
-func (s *Scope) datesExcept(from int, d Date) []Date {
+func (s *Scope) datesExcept(d Date) []Date {
 	out := make([]Date, 0, s.Dates.Len())
-	for _, p := range s.Dates.parts[from:] {
+	for _, p := range s.Dates.parts {
 		if p.Date != d {
 			out = append(out, p.Date)
 		}
@@ -231,7 +247,10 @@ func (s *Scope) datesExcept(from int, d Date) []Date {
 // other dates only, so that most dates need not be read at all.
 func (s *Scope) Held(d Date, ph *Phase, done Cell, known Known) (held bool, ask []Cell) {
 	var o Opening
-	conditions := [][]Cell{s.barrier(d, ph)}
+	if s.Order == OrderPhaseByPhase && slices.Contains(ph.After, done.Phase) && known.Prefix(done.Phase) >= s.Dates.Len() {
+		return false, nil // all dates of the phase above are done: that is what this one waited for
+	}
+	conditions := [][]Cell{s.barrier(d, ph, known)}
 	for i := range ph.Processors {
 		for _, w := range ph.Processors[i].Windows {
 			if w.Phase != done.Phase {

@@ -59,8 +59,8 @@ type Record struct {
 	Season string
 	// WakeAt is when the date must be looked at again; zero for never.
 	WakeAt time.Time
-	facts  map[Key]Value
-	newest map[Ref]int // highest attempt with any fact, so that a state is derived without walking all facts
+	runs   map[Ref][]Fact // few facts each; the slices are never changed, only replaced
+	n      int
 }
 
 // NewRecord is a date about which nothing is known yet but facts.
@@ -68,26 +68,29 @@ func NewRecord(date Date, season string, facts ...Fact) Record {
 	return Record{Date: date, Season: season}.Add(facts...)
 }
 
-// Has says whether the fact is known.
-func (r *Record) Has(k Key) bool {
-	_, ok := r.facts[k]
-	return ok
+// find is the position of a fact among those of its processor, -1 when it is not known.
+func find(facts []Fact, attempt int, kind Kind) int {
+	for i := range facts {
+		if facts[i].Attempt == attempt && facts[i].Kind == kind {
+			return i
+		}
+	}
+	return -1
 }
 
-// Get is the value of a fact.
-func (r *Record) Get(k Key) (Value, bool) {
-	v, ok := r.facts[k]
-	return v, ok
+// Has says whether the fact is known.
+func (r *Record) Has(k Key) bool {
+	return find(r.runs[Ref{k.Phase, k.Processor}], k.Attempt, k.Kind) >= 0
 }
 
 // Len is the number of facts. Of two versions of one date's record the one with more facts is the newer.
-func (r *Record) Len() int { return len(r.facts) }
+func (r *Record) Len() int { return r.n }
 
 // Facts lists all facts in no particular order.
 func (r *Record) Facts() []Fact {
-	out := make([]Fact, 0, len(r.facts))
-	for k, v := range r.facts {
-		out = append(out, Fact{k, v})
+	out := make([]Fact, 0, r.n)
+	for _, facts := range r.runs {
+		out = append(out, facts...)
 	}
 	return out
 }
@@ -108,20 +111,28 @@ func (r Record) Add(facts ...Fact) Record {
 	if len(facts) == 0 {
 		return r
 	}
-	known, newest := maps.Clone(r.facts), maps.Clone(r.newest)
-	if known == nil {
-		known, newest = make(map[Key]Value, len(facts)), make(map[Ref]int)
+	runs := maps.Clone(r.runs)
+	if runs == nil {
+		runs = make(map[Ref][]Fact, len(facts))
 	}
 	for _, f := range facts {
-		if old, ok := known[f.Key]; ok {
-			f.Value = older(old, f.Value)
+		ref := Ref{f.Phase, f.Processor}
+		old := runs[ref]
+		i := find(old, f.Attempt, f.Kind)
+		if i >= 0 && older(old[i].Value, f.Value) == old[i].Value {
+			continue
 		}
-		known[f.Key] = f.Value
-		if ref := (Ref{f.Phase, f.Processor}); f.Attempt > newest[ref] {
-			newest[ref] = f.Attempt
+		fresh := make([]Fact, len(old), len(old)+1)
+		copy(fresh, old)
+		if i >= 0 {
+			fresh[i] = f
+		} else {
+			fresh = append(fresh, f)
+			r.n++
 		}
+		runs[ref] = fresh
 	}
-	r.facts, r.newest = known, newest
+	r.runs = runs
 	return r
 }
 

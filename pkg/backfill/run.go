@@ -35,34 +35,76 @@ type Run struct {
 	Retryable bool // RunExhausted: whether the last failure was of the kind that may be retried
 }
 
-// Run derives the state of a processor. seed makes the jitter of one backfill differ from another's.
-func (r *Record) Run(seed string, phase *Phase, proc *Processor) Run {
-	key := Key{Phase: phase.ID, Processor: proc.Name}
-	newest := r.newest[Ref{phase.ID, proc.Name}]
-	run := Run{State: RunPending, Attempt: 1}
-	granted, failedAt, rejected, waiting := 0, time.Time{}, false, false
-	for n := 0; n <= newest; n++ {
-		key.Attempt = n
-		if n > 0 && r.succeeded(key, proc) {
-			return Run{State: RunSucceeded, Attempt: n, Failures: run.Failures, LastError: run.LastError}
+// attempt is what the facts say of one attempt.
+type attempt struct {
+	succeeded, retried, accepted, fatal bool
+	failed, dispatched                  *Value
+}
+
+// look gathers the facts of attempt n.
+func look(facts []Fact, n int, proc *Processor) attempt {
+	var a attempt
+	for i := range facts {
+		f := &facts[i]
+		if f.Attempt != n {
+			continue
 		}
-		if r.has(key, Retried) {
-			granted = n
-		}
-		if v, fatal, ok := r.failure(key, proc); ok && n > 0 {
-			run.Failures++
-			run.Attempt, run.LastError = n+1, v.Message
-			failedAt, rejected, waiting = v.At, fatal, false
-		} else if v, ok := r.get(key, Dispatched); ok && n > 0 {
-			run.Attempt, run.Since, waiting = n, v.At, true
-			run.Accepted = r.has(key, Accepted)
+		switch f.Kind {
+		case Succeeded, ReportedSkip:
+			a.succeeded = true
+		case Rejected:
+			a.failed, a.fatal = &f.Value, true
+		case Failed:
+			if !a.fatal {
+				a.failed = &f.Value
+			}
+		case Partial:
+			if proc.AcceptPartial {
+				a.succeeded = true
+			} else if a.failed == nil {
+				a.failed = partial(f.Value)
+			}
+		case Dispatched:
+			a.dispatched = &f.Value
+		case Accepted:
+			a.accepted = true
+		case Retried:
+			a.retried = true
+		case Skipped, Waived, Triggered, Complete:
 		}
 	}
-	key.Attempt = 0
+	return a
+}
+
+// Run derives the state of a processor. seed makes the jitter of one backfill differ from another's.
+func (r *Record) Run(seed string, phase *Phase, proc *Processor) Run {
+	facts := r.runs[Ref{phase.ID, proc.Name}]
+	run := Run{State: RunPending, Attempt: 1}
+	newest := 0
+	for i := range facts {
+		newest = max(newest, facts[i].Attempt)
+	}
+	granted, failedAt, rejected, waiting := 0, time.Time{}, false, false
+	for n := 1; n <= newest; n++ {
+		a := look(facts, n, proc)
+		if a.succeeded {
+			return Run{State: RunSucceeded, Attempt: n, Failures: run.Failures, LastError: run.LastError}
+		}
+		if a.retried {
+			granted = n
+		}
+		if a.failed != nil {
+			run.Failures++
+			run.Attempt, run.LastError = n+1, a.failed.Message
+			failedAt, rejected, waiting = a.failed.At, a.fatal, false
+		} else if a.dispatched != nil {
+			run.Attempt, run.Since, run.Accepted, waiting = n, a.dispatched.At, a.accepted, true
+		}
+	}
 	switch last := run.Attempt - 1; {
-	case r.has(key, Skipped):
+	case find(facts, 0, Skipped) >= 0:
 		run.State = RunSkipped
-	case r.has(key, Waived):
+	case find(facts, 0, Waived) >= 0:
 		run.State = RunWaived
 	case waiting:
 		run.State = RunInFlight
@@ -79,34 +121,12 @@ func (r *Record) Run(seed string, phase *Phase, proc *Processor) Run {
 	return run
 }
 
-func (r *Record) has(k Key, kind Kind) bool {
-	k.Kind = kind
-	return r.Has(k)
-}
-
-func (r *Record) get(k Key, kind Kind) (Value, bool) {
-	k.Kind = kind
-	return r.Get(k)
-}
-
-func (r *Record) succeeded(k Key, proc *Processor) bool {
-	return r.has(k, Succeeded) || r.has(k, ReportedSkip) || (proc.AcceptPartial && r.has(k, Partial))
-}
-
-func (r *Record) failure(k Key, proc *Processor) (v Value, fatal, ok bool) {
-	if v, ok = r.get(k, Rejected); ok {
-		return v, true, true
+// partial is the failure that a partial success is where the pipeline does not accept one.
+func partial(v Value) *Value {
+	if v.Message == "" {
+		v.Message = "reported partial, which the pipeline does not accept for this processor"
 	}
-	if v, ok = r.get(k, Failed); ok {
-		return v, false, true
-	}
-	if v, ok = r.get(k, Partial); ok && !proc.AcceptPartial {
-		if v.Message == "" {
-			v.Message = "reported partial, which the pipeline does not accept for this processor"
-		}
-		return v, false, true
-	}
-	return Value{}, false, false
+	return &v
 }
 
 // Delay is how long to wait after the n-th failure: full jitter after "Exponential Backoff And Jitter"

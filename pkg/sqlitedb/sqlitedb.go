@@ -19,14 +19,49 @@ import (
 type DB struct {
 	*sql.DB
 	write *sql.DB
+	conn  *sql.Conn            // the only one of write
+	stmts map[string]*sql.Stmt // of the writer's goroutine
 	ops   chan *op
 	stop  chan struct{}
 	done  sync.WaitGroup
 	once  sync.Once
 }
 
+// Tx is a transaction of the writer.
+type Tx struct{ db *DB }
+
+// Exec runs a statement, which is prepared once for all transactions.
+func (tx *Tx) Exec(query string, args ...any) (sql.Result, error) {
+	ctx := context.Background()
+	stmt := tx.db.stmts[query]
+	if stmt == nil {
+		if len(tx.db.stmts) >= maxPrepared {
+			return tx.db.conn.ExecContext(ctx, query, args...)
+		}
+		var err error
+		if stmt, err = tx.db.conn.PrepareContext(ctx, query); err != nil {
+			return nil, err
+		}
+		tx.db.stmts[query] = stmt
+	}
+	return stmt.ExecContext(ctx, args...)
+}
+
+// QueryContext reads inside the transaction.
+func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return tx.db.conn.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext reads inside the transaction.
+func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return tx.db.conn.QueryRowContext(ctx, query, args...)
+}
+
+// maxPrepared bounds the statements that are kept.
+const maxPrepared = 100
+
 type op struct {
-	do   func(*sql.Tx) error
+	do   func(*Tx) error
 	then func(committed error)
 }
 
@@ -39,7 +74,7 @@ const maxGroup = 512
 func Open(ctx context.Context, path, schema string) (*DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10000)&_pragma=temp_store(MEMORY)"
-	write, err := sql.Open("sqlite", dsn+"&_txlock=immediate")
+	write, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
@@ -47,12 +82,16 @@ func Open(ctx context.Context, path, schema string) (*DB, error) {
 	if _, err := write.ExecContext(ctx, schema); err != nil {
 		return nil, errors.Join(fmt.Errorf("preparing %s: %w", path, err), write.Close())
 	}
+	conn, err := write.Conn(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
+	}
 	read, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), write.Close())
 	}
 	read.SetMaxOpenConns(4)
-	db := &DB{DB: read, write: write, ops: make(chan *op, maxGroup), stop: make(chan struct{})}
+	db := &DB{DB: read, write: write, conn: conn, stmts: map[string]*sql.Stmt{}, ops: make(chan *op, maxGroup), stop: make(chan struct{})}
 	db.done.Add(1)
 	go db.loop()
 	return db, nil
@@ -61,13 +100,13 @@ func Open(ctx context.Context, path, schema string) (*DB, error) {
 // Write runs do inside a transaction that other writes may share, and returns once it is committed. When
 // do fails, its own changes are rolled back and nobody else's. do runs on the writer's only goroutine:
 // calls never overlap.
-func (db *DB) Write(ctx context.Context, do func(*sql.Tx) error) error {
+func (db *DB) Write(ctx context.Context, do func(*Tx) error) error {
 	return db.WriteThen(ctx, do, nil)
 }
 
 // WriteThen is Write with a function that runs on the writer's goroutine once the outcome is certain,
 // before any later write runs.
-func (db *DB) WriteThen(ctx context.Context, do func(*sql.Tx) error, then func(error)) error {
+func (db *DB) WriteThen(ctx context.Context, do func(*Tx) error, then func(error)) error {
 	res := make(chan error, 1)
 	o := &op{do: do, then: func(err error) {
 		if then != nil {
@@ -144,18 +183,20 @@ func (db *DB) commit(group []*op) {
 	}
 }
 
-func (db *DB) transact(group []*op) (err error) {
-	tx, err := db.write.BeginTx(context.Background(), nil)
-	if err != nil {
+func (db *DB) transact(group []*op) error {
+	tx := &Tx{db}
+	if _, err := tx.Exec("BEGIN IMMEDIATE"); err != nil {
 		return fault.New(fault.Unavailable, "beginning a transaction: %w", err)
 	}
 	for _, o := range group {
 		if err := o.do(tx); err != nil {
-			return errors.Join(err, tx.Rollback())
+			_, undone := tx.Exec("ROLLBACK")
+			return errors.Join(err, undone)
 		}
 	}
-	if err := tx.Commit(); err != nil {
-		return fault.New(fault.Unavailable, "committing: %w", err)
+	if _, err := tx.Exec("COMMIT"); err != nil {
+		_, undone := tx.Exec("ROLLBACK")
+		return fault.New(fault.Unavailable, "committing: %w", errors.Join(err, undone))
 	}
 	return nil
 }
@@ -166,7 +207,10 @@ func (db *DB) Close() error {
 	db.once.Do(func() {
 		close(db.stop)
 		db.done.Wait()
-		err = errors.Join(db.DB.Close(), db.write.Close())
+		for _, stmt := range db.stmts {
+			err = errors.Join(err, stmt.Close())
+		}
+		err = errors.Join(err, db.DB.Close(), db.conn.Close(), db.write.Close())
 	})
 	return err
 }

@@ -20,7 +20,7 @@ type Warehouse interface {
 	// Done calls f for every run with from <= date <= to that the history records as succeeded, with one
 	// query, in no particular order and possibly more than once.
 	Done(ctx context.Context, h backfill.HistorySource, from, to backfill.Date, f func(Run)) error
-	// Append adds events to the journal; one that is there already (by its id) changes nothing.
+	// Append adds events to the journal; one that is there already, by its time and id, changes nothing.
 	Append(ctx context.Context, events ...*pb.BackfillEvent) error
 	// Events calls f for the journal of a backfill in the order in which things happened. An error of f
 	// ends it and is returned.

@@ -21,14 +21,14 @@ var (
 
 // Log keeps published events until every subscription has acknowledged them.
 type Log interface {
-	// Append returns one number per event once all are durable.
-	Append(ctx context.Context, topic string, events []*event.Event) ([]int64, error)
-	// Forget drops an event; it need not be durable at once, as a late redelivery does no harm.
+	// Append returns a number for the events once all are durable.
+	Append(ctx context.Context, topic string, events []*event.Event) (int64, error)
+	// Forget drops the events of a number; it need not be durable at once, as a late redelivery does no harm.
 	Forget(number int64)
 	// Bury keeps an event as a dead letter of its topic, with the reason.
 	Bury(ctx context.Context, topic, subscription, reason string, e *event.Event) error
 	// Pending calls f for everything appended and not forgotten, oldest first.
-	Pending(ctx context.Context, f func(number int64, topic string, e *event.Event)) error
+	Pending(ctx context.Context, f func(number int64, topic string, events []*event.Event)) error
 }
 
 // Options configures a bus.
@@ -59,7 +59,7 @@ type delivery struct {
 	entry   *entry
 }
 
-// entry is one event in the log with the number of subscriptions that still need it.
+// entry is what was published together, with the number of deliveries that are still to be acknowledged.
 type entry struct {
 	mu      sync.Mutex
 	number  int64
@@ -81,7 +81,7 @@ func New(ctx context.Context, o Options) (*Bus, error) {
 		b.topics[s.Topic] = append(b.topics[s.Topic], q)
 	}
 	if o.Log != nil {
-		err := o.Log.Pending(ctx, func(n int64, topic string, e *event.Event) { b.fanOut(topic, e, n) })
+		err := o.Log.Pending(ctx, func(n int64, topic string, events []*event.Event) { b.fanOut(topic, events, n) })
 		if err != nil {
 			return nil, err
 		}
@@ -97,20 +97,18 @@ func (b *Bus) Publish(ctx context.Context, topic string, events ...*event.Event)
 	if len(b.topics[topic]) == 0 || len(events) == 0 {
 		return nil
 	}
-	numbers := make([]int64, len(events))
+	var number int64
 	if b.opts.Log != nil {
 		var err error
-		if numbers, err = b.opts.Log.Append(ctx, topic, events); err != nil {
+		if number, err = b.opts.Log.Append(ctx, topic, events); err != nil {
 			return err
 		}
 	}
-	for i, e := range events {
-		b.fanOut(topic, e, numbers[i])
-	}
+	b.fanOut(topic, events, number)
 	return nil
 }
 
-func (b *Bus) fanOut(topic string, e *event.Event, number int64) {
+func (b *Bus) fanOut(topic string, events []*event.Event, number int64) {
 	queues := b.topics[topic]
 	if len(queues) == 0 {
 		if b.opts.Log != nil {
@@ -118,11 +116,13 @@ func (b *Bus) fanOut(topic string, e *event.Event, number int64) {
 		}
 		return
 	}
-	en := &entry{number: number, waiting: len(queues)}
-	for _, q := range queues {
-		d := &delivery{e: e, topic: topic, attempt: 1, entry: en}
-		if !b.opts.Chaos.scatter(q, d) {
-			q.push(d)
+	en := &entry{number: number, waiting: len(queues) * len(events)}
+	for _, e := range events {
+		for _, q := range queues {
+			d := &delivery{e: e, topic: topic, attempt: 1, entry: en}
+			if !b.opts.Chaos.scatter(q, d) {
+				q.push(d)
+			}
 		}
 	}
 }

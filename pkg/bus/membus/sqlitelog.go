@@ -2,7 +2,6 @@ package membus
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -49,70 +48,80 @@ type head struct {
 	Time    time.Time `json:"time,omitzero"`
 	Trace   string    `json:"trace,omitempty"`
 	Raw     bool      `json:"raw,omitempty"`
+	Size    int       `json:"size,omitempty"` // of the payload
 	Invalid []string  `json:"invalid,omitempty"`
 }
 
-func encode(e *event.Event) (string, []byte, error) {
-	h := head{e.ID, e.Type, e.Source, e.Subject, e.Time, e.Trace, e.Data == nil, e.Invalid}
-	b, err := json.Marshal(h)
+// encode writes events as their heads and, one after the other, their payloads.
+func encode(events ...*event.Event) (string, []byte, error) {
+	heads, bodies := make([]head, len(events)), []byte(nil)
+	for i, e := range events {
+		before := len(bodies)
+		if e.Data == nil {
+			bodies = append(bodies, e.Raw...)
+		} else {
+			var err error
+			if bodies, err = (proto.MarshalOptions{}).MarshalAppend(bodies, e.Data); err != nil {
+				return "", nil, fmt.Errorf("storing event %s: %w", e.ID, err)
+			}
+		}
+		heads[i] = head{e.ID, e.Type, e.Source, e.Subject, e.Time, e.Trace, e.Data == nil, len(bodies) - before, e.Invalid}
+	}
+	b, err := json.Marshal(heads)
 	if err != nil {
-		return "", nil, fmt.Errorf("storing event %s: %w", e.ID, err)
+		return "", nil, fmt.Errorf("storing events: %w", err)
 	}
-	if e.Data == nil {
-		return string(b), e.Raw, nil
-	}
-	body, err := proto.Marshal(e.Data)
-	if err != nil {
-		return "", nil, fmt.Errorf("storing event %s: %w", e.ID, err)
-	}
-	return string(b), body, nil
+	return string(b), bodies, nil
 }
 
-func decode(headJSON string, body []byte) (*event.Event, error) {
-	var h head
-	if err := json.Unmarshal([]byte(headJSON), &h); err != nil {
-		return nil, fmt.Errorf("reading a stored event: %w", err)
+func decode(headsJSON string, bodies []byte) ([]*event.Event, error) {
+	var heads []head
+	if err := json.Unmarshal([]byte(headsJSON), &heads); err != nil {
+		return nil, fmt.Errorf("reading stored events: %w", err)
 	}
-	e := &event.Event{
-		ID: h.ID, Type: h.Type, Source: h.Source, Subject: h.Subject, Time: h.Time, Trace: h.Trace, Invalid: h.Invalid,
+	out := make([]*event.Event, len(heads))
+	for i, h := range heads {
+		if h.Size > len(bodies) {
+			return nil, fmt.Errorf("reading stored event %s: its payload is cut short", h.ID)
+		}
+		e := &event.Event{
+			ID: h.ID, Type: h.Type, Source: h.Source, Subject: h.Subject, Time: h.Time, Trace: h.Trace, Invalid: h.Invalid,
+		}
+		body := bodies[:h.Size]
+		bodies = bodies[h.Size:]
+		out[i] = e
+		if h.Raw {
+			e.Raw = body
+			continue
+		}
+		if e.Data = event.Empty(h.Type); e.Data == nil {
+			return nil, fmt.Errorf("reading stored event %s: unknown type %q", h.ID, h.Type)
+		}
+		if err := proto.Unmarshal(body, e.Data); err != nil {
+			return nil, fmt.Errorf("reading stored event %s: %w", h.ID, err)
+		}
 	}
-	if h.Raw {
-		e.Raw = body
-		return e, nil
-	}
-	if e.Data = event.Empty(h.Type); e.Data == nil {
-		return nil, fmt.Errorf("reading stored event %s: unknown type %q", h.ID, h.Type)
-	}
-	if err := proto.Unmarshal(body, e.Data); err != nil {
-		return nil, fmt.Errorf("reading stored event %s: %w", h.ID, err)
-	}
-	return e, nil
+	return out, nil
 }
 
 // Append implements Log.
-func (l *SQLiteLog) Append(ctx context.Context, topic string, events []*event.Event) ([]int64, error) {
-	args := make([]any, 0, 3*len(events))
-	for _, e := range events {
-		h, body, err := encode(e)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, topic, h, body)
+func (l *SQLiteLog) Append(ctx context.Context, topic string, events []*event.Event) (int64, error) {
+	heads, bodies, err := encode(events...)
+	if err != nil {
+		return 0, err
 	}
-	numbers := make([]int64, len(events))
-	err := l.db.Write(ctx, func(tx *sql.Tx) error {
-		for i := range events {
-			res, err := tx.Exec("INSERT INTO bus_log(topic, head, body) VALUES(?,?,?)", args[3*i:3*i+3]...)
-			if err != nil {
-				return fmt.Errorf("storing an event for %s: %w", topic, err)
-			}
-			if numbers[i], err = res.LastInsertId(); err != nil {
-				return fmt.Errorf("storing an event for %s: %w", topic, err)
-			}
+	var number int64
+	err = l.db.Write(ctx, func(tx *sqlitedb.Tx) error {
+		res, err := tx.Exec("INSERT INTO bus_log(topic, head, body) VALUES(?,?,?)", topic, heads, bodies)
+		if err == nil {
+			number, err = res.LastInsertId()
+		}
+		if err != nil {
+			return fmt.Errorf("storing events for %s: %w", topic, err)
 		}
 		return nil
 	})
-	return numbers, err
+	return number, err
 }
 
 // Forget implements Log: deletions are gathered, as they may come late.
@@ -123,17 +132,22 @@ func (l *SQLiteLog) Forget(number int64) {
 	}
 }
 
+// forgetBatch is how many rows are deleted by one statement.
+const forgetBatch = 200
+
+var forgetQuery = "DELETE FROM bus_log WHERE number IN (?" + strings.Repeat(",?", forgetBatch-1) + ")" //nolint:gochecknoglobals // a constant
+
 func (l *SQLiteLog) sweep() {
 	defer close(l.done)
 	for {
-		var batch []any
+		batch := make([]any, 0, forgetBatch)
 		select {
 		case n := <-l.forget:
 			batch = append(batch, n)
 		case <-l.stop:
 			return
 		}
-		for more := true; more && len(batch) < 500; {
+		for more := true; more && len(batch) < forgetBatch; {
 			select {
 			case n := <-l.forget:
 				batch = append(batch, n)
@@ -141,10 +155,12 @@ func (l *SQLiteLog) sweep() {
 				more = false
 			}
 		}
-		query := "DELETE FROM bus_log WHERE number IN (?" + strings.Repeat(",?", len(batch)-1) + ")"
+		for len(batch) < forgetBatch {
+			batch = append(batch, 0) // there is no number 0: the statement stays the same whatever the count
+		}
 		// A failure leaves events that will be delivered once more, which consumers bear.
-		_ = l.db.Write(context.Background(), func(tx *sql.Tx) error {
-			_, err := tx.Exec(query, batch...)
+		_ = l.db.Write(context.Background(), func(tx *sqlitedb.Tx) error {
+			_, err := tx.Exec(forgetQuery, batch...)
 			return err
 		})
 	}
@@ -156,7 +172,7 @@ func (l *SQLiteLog) Bury(ctx context.Context, topic, subscription, reason string
 	if err != nil {
 		return err
 	}
-	return l.db.Write(ctx, func(tx *sql.Tx) error {
+	return l.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		_, err := tx.Exec("INSERT INTO bus_dead(topic, subscription, reason, at, head, body) VALUES(?,?,?,?,?,?)",
 			topic, subscription, reason, time.Now().UTC().Format(time.RFC3339Nano), h, body)
 		return err
@@ -164,7 +180,7 @@ func (l *SQLiteLog) Bury(ctx context.Context, topic, subscription, reason string
 }
 
 // Pending implements Log.
-func (l *SQLiteLog) Pending(ctx context.Context, f func(int64, string, *event.Event)) error {
+func (l *SQLiteLog) Pending(ctx context.Context, f func(int64, string, []*event.Event)) error {
 	rows, err := l.db.QueryContext(ctx, "SELECT number, topic, head, body FROM bus_log ORDER BY number")
 	if err != nil {
 		return fmt.Errorf("reading the bus log: %w", err)
@@ -172,16 +188,16 @@ func (l *SQLiteLog) Pending(ctx context.Context, f func(int64, string, *event.Ev
 	defer rows.Close()
 	for rows.Next() {
 		var number int64
-		var topic, h string
-		var body []byte
-		if err := rows.Scan(&number, &topic, &h, &body); err != nil {
+		var topic, heads string
+		var bodies []byte
+		if err := rows.Scan(&number, &topic, &heads, &bodies); err != nil {
 			return fmt.Errorf("reading the bus log: %w", err)
 		}
-		e, err := decode(h, body)
+		events, err := decode(heads, bodies)
 		if err != nil {
 			return err
 		}
-		f(number, topic, e)
+		f(number, topic, events)
 	}
 	return rows.Err()
 }

@@ -9,6 +9,7 @@ import (
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/sqlitedb"
 	"sluice.dev/pkg/state"
 )
 
@@ -30,7 +31,7 @@ func loadBackfill(ctx context.Context, q rowQuerier, id string) (*backfill.Backf
 	return b, wrap(json.Unmarshal([]byte(doc), b), "reading backfill %s", id)
 }
 
-func storeBackfill(tx *sql.Tx, b *backfill.Backfill) error {
+func storeBackfill(tx *sqlitedb.Tx, b *backfill.Backfill) error {
 	doc, err := json.Marshal(b)
 	if err != nil {
 		return wrap(err, "storing backfill %s", b.ID)
@@ -44,7 +45,7 @@ func storeBackfill(tx *sql.Tx, b *backfill.Backfill) error {
 func (s *Store) CreateBackfill(ctx context.Context, b *backfill.Backfill) (*backfill.Backfill, bool, error) {
 	var stored *backfill.Backfill
 	var created bool
-	err := s.db.WriteThen(ctx, func(tx *sql.Tx) error {
+	err := s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) error {
 		old, err := loadBackfill(ctx, tx, b.ID)
 		switch {
 		case err == nil && old.State != backfill.StateRefused:
@@ -93,7 +94,7 @@ func (s *Store) ListBackfills(ctx context.Context) ([]*backfill.Backfill, error)
 // modify is the read-modify-write of one backfill document.
 func (s *Store) modify(ctx context.Context, id string, change func(*backfill.Backfill) error) (*backfill.Backfill, error) {
 	var b *backfill.Backfill
-	err := s.db.WriteThen(ctx, func(tx *sql.Tx) (err error) {
+	err := s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) (err error) {
 		if b, err = loadBackfill(ctx, tx, id); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/sqlitedb"
 	"sluice.dev/pkg/state"
 )
 
@@ -21,12 +22,12 @@ type dateKey struct {
 
 // overlay holds the records that the transaction under way has changed, for the writes after in the group.
 type overlay struct {
-	tx      *sql.Tx
+	tx      *sqlitedb.Tx
 	records map[dateKey]backfill.Record
 }
 
 // current is the record as the transaction sees it. Only the writer's goroutine calls it.
-func (s *Store) current(tx *sql.Tx, k dateKey) (backfill.Record, error) {
+func (s *Store) current(tx *sqlitedb.Tx, k dateKey) (backfill.Record, error) {
 	if s.overlay.tx != tx {
 		s.overlay = overlay{tx, map[dateKey]backfill.Record{}}
 	}
@@ -49,7 +50,7 @@ func (s *Store) current(tx *sql.Tx, k dateKey) (backfill.Record, error) {
 }
 
 // put writes the facts that are new, and the wake-up time when it changed.
-func (s *Store) put(tx *sql.Tx, k dateKey, old backfill.Record, wake time.Time, facts []backfill.Fact) (backfill.Record, error) {
+func (s *Store) put(tx *sqlitedb.Tx, k dateKey, old backfill.Record, wake time.Time, facts []backfill.Fact) (backfill.Record, error) {
 	fresh := old.New(facts)
 	for _, f := range fresh {
 		value, err := json.Marshal(f.Value)
@@ -93,7 +94,7 @@ func (s *Store) Merge(ctx context.Context, id string, date backfill.Date, wake t
 	k := dateKey{id, date}
 	var r backfill.Record
 	var changed bool
-	err := s.db.WriteThen(ctx, func(tx *sql.Tx) error {
+	err := s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) error {
 		old, err := s.current(tx, k)
 		if err != nil {
 			return err
@@ -114,7 +115,7 @@ func (s *Store) Rearm(ctx context.Context, id string, seen backfill.Record, at t
 	k := dateKey{id, seen.Date}
 	var r backfill.Record
 	var same bool
-	err := s.db.WriteThen(ctx, func(tx *sql.Tx) (err error) {
+	err := s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) (err error) {
 		if r, err = s.current(tx, k); err != nil {
 			return err
 		}
@@ -144,7 +145,7 @@ func (s *Store) CreateDates(ctx context.Context, id string, records []backfill.R
 
 func (s *Store) createDates(ctx context.Context, id string, records []backfill.Record) error {
 	made := make([]backfill.Record, len(records))
-	return s.db.WriteThen(ctx, func(tx *sql.Tx) error {
+	return s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) error {
 		for i, rec := range records {
 			k := dateKey{id, rec.Date}
 			_, err := tx.Exec("INSERT INTO dates(backfill, date, season, wake) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
@@ -178,7 +179,7 @@ func (s *Store) Date(ctx context.Context, id string, date backfill.Date) (backfi
 	}
 	// Loading on the writer's goroutine keeps an older version from overtaking a newer one on its way into the cache.
 	var r backfill.Record
-	err := s.db.WriteThen(ctx, func(tx *sql.Tx) (err error) {
+	err := s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) (err error) {
 		r, err = s.current(tx, k)
 		return err
 	}, func(err error) {

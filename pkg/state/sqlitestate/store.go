@@ -56,7 +56,7 @@ func (s *Store) PutPipeline(ctx context.Context, version string, p *backfill.Pip
 	if err != nil {
 		return fmt.Errorf("storing pipeline %s: %w", p.Name, err)
 	}
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
+	return s.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		_, err := tx.Exec("INSERT INTO pipelines(name, version, doc) VALUES(?,?,?) ON CONFLICT DO NOTHING", p.Name, version, doc)
 		return wrap(err, "storing pipeline %s", p.Name)
 	})
@@ -78,10 +78,10 @@ func (s *Store) Pipeline(ctx context.Context, name, version string) (*backfill.P
 
 // Claim implements state.Partitions.
 func (s *Store) Claim(ctx context.Context, pipeline, id string, dates []backfill.Date) error {
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
+	return s.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		for _, d := range dates {
 			var owner string
-			err := tx.QueryRow("SELECT backfill FROM partitions WHERE pipeline=? AND date=?", pipeline, d).Scan(&owner)
+			err := tx.QueryRowContext(ctx, "SELECT backfill FROM partitions WHERE pipeline=? AND date=?", pipeline, d).Scan(&owner)
 			switch {
 			case errors.Is(err, sql.ErrNoRows):
 			case err != nil:
@@ -101,7 +101,7 @@ func (s *Store) Claim(ctx context.Context, pipeline, id string, dates []backfill
 
 // Unclaim implements state.Partitions.
 func (s *Store) Unclaim(ctx context.Context, pipeline, id string) error {
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
+	return s.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		_, err := tx.Exec("DELETE FROM partitions WHERE pipeline=? AND backfill=?", pipeline, id)
 		return wrap(err, "freeing the dates of %s", id)
 	})

@@ -2,10 +2,10 @@ package sqlitewarehouse
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 
+	"sluice.dev/pkg/sqlitedb"
 	"sluice.dev/pkg/warehouse"
 )
 
@@ -29,7 +29,7 @@ func (w *Warehouse) CreateTable(ctx context.Context, t Table) error {
 	for i, c := range t.Columns {
 		quoted[i] = quote(c)
 	}
-	return w.db.Write(ctx, func(tx *sql.Tx) error {
+	return w.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		_, err := tx.Exec("CREATE TABLE IF NOT EXISTS " + quote(t.Name) + "(" + strings.Join(quoted, ", ") + ")")
 		if err == nil {
 			index := quote("by_partition_" + t.Name)
@@ -44,7 +44,7 @@ func (w *Warehouse) CreateTable(ctx context.Context, t Table) error {
 
 // ReplacePartition replaces the rows of one partition. Rows hold a value per column of the table.
 func (w *Warehouse) ReplacePartition(ctx context.Context, t Table, partition string, rows [][]any) error {
-	return w.db.Write(ctx, func(tx *sql.Tx) error {
+	return w.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		if _, err := tx.Exec("DELETE FROM "+quote(t.Name)+" WHERE "+quote(t.Partition)+"=?", partition); err != nil { //nolint:gosec // checked identifiers
 			return fmt.Errorf("emptying %s of %s: %w", partition, t.Name, err)
 		}
@@ -54,11 +54,11 @@ func (w *Warehouse) ReplacePartition(ctx context.Context, t Table, partition str
 
 // Insert adds rows.
 func (w *Warehouse) Insert(ctx context.Context, t Table, rows [][]any) error {
-	return w.db.Write(ctx, func(tx *sql.Tx) error { return insert(tx, t, rows) })
+	return w.db.Write(ctx, func(tx *sqlitedb.Tx) error { return insert(tx, t, rows) })
 }
 
 // insert writes many rows per statement, up to SQLite's limit on parameters.
-func insert(tx *sql.Tx, t Table, rows [][]any) error {
+func insert(tx *sqlitedb.Tx, t Table, rows [][]any) error {
 	const parameters = 900
 	one := "(" + strings.TrimSuffix(strings.Repeat("?,", len(t.Columns)), ",") + ")"
 	for len(rows) > 0 {

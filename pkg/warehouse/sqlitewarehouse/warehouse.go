@@ -4,7 +4,6 @@ package sqlitewarehouse
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 
@@ -23,8 +22,8 @@ type Warehouse struct{ db *sqlitedb.DB }
 var _ warehouse.Warehouse = (*Warehouse)(nil)
 
 const schema = `
-CREATE TABLE IF NOT EXISTS sluice_journal(id TEXT PRIMARY KEY, backfill TEXT NOT NULL, at INTEGER NOT NULL, event BLOB NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS sluice_journal_backfill ON sluice_journal(backfill, at);`
+CREATE TABLE IF NOT EXISTS sluice_journal(backfill TEXT NOT NULL, at INTEGER NOT NULL, id TEXT NOT NULL, event BLOB NOT NULL,
+	PRIMARY KEY(backfill, at, id)) WITHOUT ROWID;`
 
 // Open opens or creates the file.
 func Open(ctx context.Context, path string) (*Warehouse, error) {
@@ -149,10 +148,10 @@ func (w *Warehouse) Append(ctx context.Context, events ...*pb.BackfillEvent) err
 			return fmt.Errorf("writing the journal: %w", err)
 		}
 	}
-	return w.db.Write(ctx, func(tx *sql.Tx) error {
+	return w.db.Write(ctx, func(tx *sqlitedb.Tx) error {
 		for i, e := range events {
-			_, err := tx.Exec("INSERT INTO sluice_journal(id, backfill, at, event) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
-				e.GetId(), e.GetBackfillId(), e.GetAt().AsTime().UnixNano(), blobs[i])
+			_, err := tx.Exec("INSERT INTO sluice_journal(backfill, at, id, event) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
+				e.GetBackfillId(), e.GetAt().AsTime().UnixNano(), e.GetId(), blobs[i])
 			if err != nil {
 				return fmt.Errorf("writing the journal: %w", err)
 			}

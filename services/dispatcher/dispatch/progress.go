@@ -87,6 +87,15 @@ func (p *progress) open() int {
 	return n
 }
 
+// left counts runs that are neither done nor given up.
+func (p *progress) left() int {
+	n := 0
+	for i := range p.sums {
+		n += p.sums[i].Pending + p.sums[i].InFlight + p.sums[i].Retrying
+	}
+	return n
+}
+
 // untriggered counts runs in flight that the platform started by itself, which admission does not know of.
 func (p *progress) untriggered(s *backfill.Scope) int {
 	n := 0
@@ -202,6 +211,9 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 		dr.progress.retries++
 	}
 	dr.patience, dr.nextLook = 0, time.Time{}
+	if dr.progress.left() > 0 {
+		dr.nextLook = now.Add(lull)
+	}
 	pause := dr.request.PauseOnFail && t.GetExhausted() > 0 && dr.state == backfill.StateActive
 	dr.mu.Unlock()
 	key := backfill.RunKey{

@@ -10,6 +10,10 @@ import (
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
+// lull is how long there must be no news before a backfill with runs left to start is looked over: the news
+// that starts them is under way.
+const lull = time.Second
+
 // settle notices when a backfill has come to rest: paused, cancelled, or at its end.
 func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 	id := dr.scope.ID
@@ -31,7 +35,7 @@ func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 		// Runs that only wait for their completion, or for a retry, keep it going; now and then it is checked
 		// all the same, in case the count is wrong.
 		dr.mu.Lock()
-		dr.patience = min(10*time.Second, max(2*d.Tick, 2*dr.patience))
+		dr.patience = min(10*time.Second, max(lull, 2*dr.patience))
 		dr.nextLook = d.Now().Add(dr.patience)
 		patience := dr.patience
 		dr.mu.Unlock()
@@ -51,6 +55,27 @@ type rest struct {
 	done     int
 	failed   map[backfill.Date]bool
 	open     []backfill.Record
+}
+
+// knowledge is what a walk has learnt, as the gate's decisions want it.
+type knowledge struct {
+	complete map[backfill.Cell]bool
+	prefix   map[string]int
+}
+
+func (k knowledge) Complete(c backfill.Cell) (complete, known bool) { return k.complete[c], true }
+func (k knowledge) Prefix(phase string) int                         { return k.prefix[phase] }
+
+func (r *rest) known(s *backfill.Scope) knowledge {
+	k := knowledge{r.complete, map[string]int{}}
+	for i := range s.Pipeline.Phases {
+		id, n := s.Pipeline.Phases[i].ID, 0
+		for n < s.Dates.Len() && r.complete[backfill.Cell{Date: s.Dates.At(n).Date, Phase: id}] {
+			n++
+		}
+		k.prefix[id] = n
+	}
+	return k
 }
 
 // tryEnd walks all dates. If nothing can move any more, the backfill is over; if a gate should be open and
@@ -102,7 +127,7 @@ func (d *Dispatcher) tryEnd(ctx context.Context, dr *drive) error {
 // closedGates finds dates with a phase that may start but was never triggered.
 func (d *Dispatcher) closedGates(dr *drive, r *rest) []*event.Event {
 	var out []*event.Event
-	known := func(c backfill.Cell) (bool, bool) { return r.complete[c], true }
+	known := r.known(dr.scope)
 	for i := range r.open {
 		rec := &r.open[i]
 		for _, ph := range dr.scope.Phases(rec.Season) {

@@ -20,7 +20,7 @@ import (
 // Name is the consumer's name in subscriptions and the source of its events.
 const Name = "phase-gate"
 
-// Gate handles news about phases. What it remembers only saves reads: that a cell is complete stays true.
+// Gate handles news about phases. What it remembers only saves reads: none of it ever becomes untrue.
 type Gate struct {
 	store  state.Store
 	scopes *state.Scopes
@@ -28,15 +28,14 @@ type Gate struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	mu       sync.Mutex
-	complete map[string]map[backfill.Cell]bool
+	mu     sync.Mutex
+	memory map[string]*memory // by backfill
 }
 
 // New makes a gate.
 func New(store state.Store, pub bus.Publisher, log *slog.Logger, now func() time.Time) *Gate {
 	return &Gate{
-		store: store, scopes: state.NewScopes(store, 10*time.Second), pub: pub, log: log, now: now,
-		complete: map[string]map[backfill.Cell]bool{},
+		store: store, scopes: state.NewScopes(store, 10*time.Second), pub: pub, log: log, now: now, memory: map[string]*memory{},
 	}
 }
 
@@ -57,13 +56,12 @@ func (g *Gate) Handle(ctx context.Context, e *event.Event) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "event %s: %w", e.ID, err)
 	}
-	look := &look{g: g, scope: scope, fresh: map[backfill.Cell]bool{}}
-	rec, err := g.store.Date(ctx, scope.ID, date)
+	look := &look{g: g, scope: scope, memory: g.remember(scope.ID), fresh: map[backfill.Cell]bool{}}
+	rec, err := look.read(ctx, date)
 	if err != nil {
 		return unlessGone(err)
 	}
-	look.learn(&rec)
-	if err := look.open(ctx, &rec, ""); err != nil {
+	if err := look.open(ctx, &rec, scope.Phases(rec.Season)); err != nil {
 		return err
 	}
 	return look.dependents(ctx, &rec, e.Type, m.GetPhase())
@@ -77,70 +75,15 @@ func unlessGone(err error) error {
 	return err
 }
 
-// look is one derivation, with what it has read so far.
-type look struct {
-	g     *Gate
-	scope *backfill.Scope
-	fresh map[backfill.Cell]bool // read during this look, complete or not
-}
-
-// learn remembers what a record says of its phases.
-func (l *look) learn(rec *backfill.Record) {
-	l.g.mu.Lock()
-	defer l.g.mu.Unlock()
-	known := l.g.complete[l.scope.ID]
-	if known == nil {
-		if len(l.g.complete) > 20 {
-			clear(l.g.complete)
+// open marks and publishes what may start on a date in the given phases.
+func (l *look) open(ctx context.Context, rec *backfill.Record, phases []*backfill.Phase) error {
+	for _, ph := range phases {
+		cell := backfill.Cell{Date: rec.Date, Phase: ph.ID}
+		if l.memory.isStarted(cell) {
+			continue
 		}
-		known = map[backfill.Cell]bool{}
-		l.g.complete[l.scope.ID] = known
-	}
-	for i := range l.scope.Pipeline.Phases {
-		c := backfill.Cell{Date: rec.Date, Phase: l.scope.Pipeline.Phases[i].ID}
-		l.fresh[c] = l.scope.Complete(rec, c.Phase)
-		if l.fresh[c] {
-			known[c] = true
-		}
-	}
-}
-
-func (l *look) known(c backfill.Cell) (complete, known bool) {
-	l.g.mu.Lock()
-	complete = l.g.complete[l.scope.ID][c]
-	l.g.mu.Unlock()
-	if complete {
-		return true, true
-	}
-	complete, known = l.fresh[c]
-	return complete, known
-}
-
-// decide asks the core, reading the dates it needs to know about: the first alone, as it often settles the
-// matter, then twice as many each time.
-func (l *look) decide(ctx context.Context, rec *backfill.Record, ph *backfill.Phase) (backfill.Opening, error) {
-	for n := 1; ; n *= 2 {
-		o := l.scope.Open(rec, ph, l.known)
-		if len(o.Ask) == 0 {
-			return o, nil
-		}
-		for _, c := range o.Ask[:min(n, len(o.Ask))] {
-			if _, known := l.known(c); known {
-				continue
-			}
-			other, err := l.g.store.Date(ctx, l.scope.ID, c.Date)
-			if err != nil {
-				return o, err
-			}
-			l.learn(&other)
-		}
-	}
-}
-
-// open marks and publishes what may start on a date: in one phase, or in all of them.
-func (l *look) open(ctx context.Context, rec *backfill.Record, only string) error {
-	for _, ph := range l.scope.Phases(rec.Season) {
-		if only != "" && ph.ID != only {
+		if !l.pending(rec, ph) {
+			l.memory.start(cell)
 			continue
 		}
 		o, err := l.decide(ctx, rec, ph)
@@ -152,6 +95,30 @@ func (l *look) open(ctx context.Context, rec *backfill.Record, only string) erro
 		}
 	}
 	return nil
+}
+
+// pending says whether a processor of the phase was never dispatched. What comes after that is not the gate's.
+func (l *look) pending(rec *backfill.Record, ph *backfill.Phase) bool {
+	for i := range ph.Processors {
+		if rec.Run(l.scope.ID, ph, &ph.Processors[i]).State == backfill.RunPending {
+			return true
+		}
+	}
+	return false
+}
+
+// decide asks the core, reading the dates it needs to know about: the first alone, as it often settles the
+// matter, then twice as many each time.
+func (l *look) decide(ctx context.Context, rec *backfill.Record, ph *backfill.Phase) (backfill.Opening, error) {
+	for n := 1; ; n *= 2 {
+		o := l.scope.Open(rec, ph, l)
+		if len(o.Ask) == 0 {
+			return o, nil
+		}
+		if err := l.learn(ctx, o.Ask[:min(n, len(o.Ask))]); err != nil {
+			return o, err
+		}
+	}
 }
 
 // trigger adds the marks that are missing and publishes for every processor that has not been dispatched
@@ -200,47 +167,52 @@ func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.P
 // dependents looks at the other dates that may have waited for this one.
 func (l *look) dependents(ctx context.Context, rec *backfill.Record, typ, phase string) error {
 	for i := range l.scope.Pipeline.Phases {
-		id := l.scope.Pipeline.Phases[i].ID
-		if typ == event.TypePhaseDone && id != phase {
-			continue // only this phase has news for others
+		ph := &l.scope.Pipeline.Phases[i]
+		if typ == event.TypePhaseDone && ph.ID != phase && ph.AppliesTo(rec.Season) {
+			continue // only this phase, and those that stand aside after it, have news for others
 		}
-		if !l.scope.Complete(rec, id) {
+		if !l.scope.Complete(rec, ph.ID) {
 			continue
 		}
-		if err := l.waiting(ctx, backfill.Cell{Date: rec.Date, Phase: id}); err != nil {
+		if err := l.waiting(ctx, backfill.Cell{Date: rec.Date, Phase: ph.ID}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// waiting opens what waits for a cell. Dates are tried in order; as long as one and the same incomplete
-// cell holds them back, they are not even read.
+// waiting looks at every date that waits for a cell. Dates are tried in order; as long as one and the same
+// incomplete cell holds them back, they are not even read.
 func (l *look) waiting(ctx context.Context, done backfill.Cell) error {
-	for _, d := range l.scope.Dependents(done.Date, done.Phase) {
+	if l.scope.Order == backfill.OrderPhaseByPhase {
+		if err := l.advance(ctx, done.Phase); err != nil {
+			return err
+		}
+	}
+	for _, d := range l.scope.Dependents(done.Date, done.Phase, l) {
 		i, ok := l.scope.Dates.Index(d)
 		if !ok {
 			continue
 		}
-		bare := backfill.NewRecord(d, l.scope.Dates.At(i).Season)
-		held := true
-		for _, ph := range l.scope.Phases(bare.Season) {
-			if blocked, err := l.held(ctx, &bare, ph, done); err != nil {
+		var phases []*backfill.Phase
+		for _, ph := range l.scope.Phases(l.scope.Dates.At(i).Season) {
+			if l.memory.isStarted(backfill.Cell{Date: d, Phase: ph.ID}) {
+				continue
+			}
+			if held, err := l.held(ctx, d, ph, done); err != nil {
 				return err
-			} else if !blocked {
-				held = false
-				break
+			} else if !held {
+				phases = append(phases, ph)
 			}
 		}
-		if held {
+		if len(phases) == 0 {
 			continue
 		}
-		rec, err := l.g.store.Date(ctx, l.scope.ID, d)
+		rec, err := l.read(ctx, d)
 		if err != nil {
 			return err
 		}
-		l.learn(&rec)
-		if err := l.open(ctx, &rec, ""); err != nil {
+		if err := l.open(ctx, &rec, phases); err != nil {
 			return err
 		}
 	}
@@ -248,21 +220,14 @@ func (l *look) waiting(ctx context.Context, done backfill.Cell) error {
 }
 
 // held says that a phase of a date has nothing to do with a cell, or that other dates still hold it back.
-func (l *look) held(ctx context.Context, bare *backfill.Record, ph *backfill.Phase, done backfill.Cell) (bool, error) {
+func (l *look) held(ctx context.Context, d backfill.Date, ph *backfill.Phase, done backfill.Cell) (bool, error) {
 	for n := 1; ; n *= 2 {
-		held, ask := l.scope.Held(bare.Date, ph, done, l.known)
+		held, ask := l.scope.Held(d, ph, done, l)
 		if len(ask) == 0 {
 			return held, nil
 		}
-		for _, c := range ask[:min(n, len(ask))] {
-			if _, known := l.known(c); known {
-				continue
-			}
-			other, err := l.g.store.Date(ctx, l.scope.ID, c.Date)
-			if err != nil {
-				return true, err
-			}
-			l.learn(&other)
+		if err := l.learn(ctx, ask[:min(n, len(ask))]); err != nil {
+			return true, err
 		}
 	}
 }

@@ -42,7 +42,7 @@ func run(m *testing.M) int {
 
 // world is the example platform in this process, and what a sluice process needs to backfill it.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	platform *platform.Platform
 	dir      string
 	address  string // of the API server
@@ -98,7 +98,7 @@ func hurried(t *testing.T, url string) string {
 	return s
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -119,7 +119,7 @@ func (w *world) write(name, text string) string {
 
 // process is a running sluice local.
 type process struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
@@ -266,7 +266,7 @@ func (w *world) status(id string) status {
 }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(within); !ok(); {
 		if time.Now().After(deadline) {
