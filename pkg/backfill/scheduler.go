@@ -3,6 +3,7 @@ package backfill
 import (
 	"cmp"
 	"container/heap"
+	"maps"
 	"slices"
 	"time"
 )
@@ -56,6 +57,8 @@ type Scheduler struct {
 	queued    map[RunKey]bool
 	seq       int
 	changes   []WindowChange
+	answered  map[RunKey]time.Time // calls whose outcome is not on record yet, and when they were answered
+	backlog   int                  // how many of them there may be
 }
 
 // tenant is one backfill in the scheduler.
@@ -95,9 +98,15 @@ type ticket struct {
 	date    Date
 }
 
-// NewScheduler is an empty scheduler.
-func NewScheduler() *Scheduler {
-	return &Scheduler{limiters: map[string]*bucket{}, running: map[RunKey]*ticket{}, queued: map[RunKey]bool{}}
+// NewScheduler is an empty scheduler. It admits nothing while more than backlog answers wait to be recorded,
+// so that work does not pile up between the parts of the system; 0 is no such limit.
+func NewScheduler(backlog int) *Scheduler {
+	if backlog <= 0 {
+		backlog = unlimited
+	}
+	return &Scheduler{
+		limiters: map[string]*bucket{}, running: map[RunKey]*ticket{}, queued: map[RunKey]bool{}, answered: map[RunKey]time.Time{}, backlog: backlog,
+	}
 }
 
 // unlimited stands for a limit that the pipeline does not set.
@@ -147,11 +156,8 @@ func (s *Scheduler) Remove(id string) {
 			}
 		}
 	}
-	for k := range s.queued {
-		if k.Backfill == id {
-			delete(s.queued, k)
-		}
-	}
+	maps.DeleteFunc(s.queued, func(k RunKey, _ bool) bool { return k.Backfill == id })
+	maps.DeleteFunc(s.answered, func(k RunKey, _ time.Time) bool { return k.Backfill == id })
 }
 
 // Pause holds back or lets go the admission of a backfill.
@@ -231,7 +237,7 @@ func (l *lane) push(it *item) {
 // Admit takes the jobs that may go now. Backfills take turns.
 func (s *Scheduler) Admit(now time.Time) []Job {
 	var out []Job
-	for again := true; again; {
+	for again := s.upToDate(now); again; {
 		again = false
 		for i := range s.backfills {
 			t := s.backfills[(s.next+i)%len(s.backfills)]
@@ -366,6 +372,29 @@ func (s *Scheduler) Returned(k RunKey) {
 	}
 }
 
+// patience is how long an answer may wait to be recorded before it is not waited for any more: the news may
+// have gone to another instance.
+const patience = 5 * time.Second
+
+// upToDate says whether the record keeps up with the answers.
+func (s *Scheduler) upToDate(now time.Time) bool {
+	if len(s.answered) < s.backlog {
+		return true
+	}
+	maps.DeleteFunc(s.answered, func(_ RunKey, at time.Time) bool { return now.Sub(at) > patience })
+	return len(s.answered) < s.backlog
+}
+
+// Answered ends a run's call for admission; that its outcome is on record is for Recorded to say.
+func (s *Scheduler) Answered(k RunKey, a Answer, reason string, now time.Time) {
+	if s.Finish(k, a, reason, now) {
+		s.answered[k] = now
+	}
+}
+
+// Recorded says that the outcome of a run is on record.
+func (s *Scheduler) Recorded(k RunKey) { delete(s.answered, k) }
+
 // Finish ends a run that was in flight; one that is not is ignored.
 func (s *Scheduler) Finish(k RunKey, a Answer, reason string, now time.Time) bool {
 	t := s.running[k]
@@ -438,6 +467,9 @@ func (s *Scheduler) PutBack(j Job, at, now time.Time) {
 // Next is when Admit may have something to give without anything else happening; zero for never.
 func (s *Scheduler) Next(now time.Time) time.Time {
 	var at time.Time
+	if len(s.answered) >= s.backlog {
+		at = now.Add(patience)
+	}
 	for _, t := range s.backfills {
 		if t.paused {
 			continue

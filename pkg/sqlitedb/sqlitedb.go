@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"time"
 
 	_ "modernc.org/sqlite" // the driver registers itself with database/sql
 
@@ -18,13 +19,14 @@ import (
 // DB is one file: a pool of readers, and one writer that commits in groups.
 type DB struct {
 	*sql.DB
-	write *sql.DB
-	conn  *sql.Conn            // the only one of write
-	stmts map[string]*sql.Stmt // of the writer's goroutine
-	ops   chan *op
-	stop  chan struct{}
-	done  sync.WaitGroup
-	once  sync.Once
+	write  *sql.DB
+	conn   *sql.Conn            // the only one of write
+	stmts  map[string]*sql.Stmt // of the writer's goroutine
+	ops    chan *op
+	linger time.Duration
+	stop   chan struct{}
+	done   sync.WaitGroup
+	once   sync.Once
 }
 
 // Tx is a transaction of the writer.
@@ -68,10 +70,16 @@ type op struct {
 // maxGroup bounds how many writes share a transaction, and so how long the first of them waits.
 const maxGroup = 512
 
+// Option changes how a file is opened.
+type Option func(*DB)
+
+// Linger has each write wait for others to share its transaction, for what nobody waits for.
+func Linger(d time.Duration) Option { return func(db *DB) { db.linger = d } }
+
 // Open opens or creates the file in WAL mode and runs the schema, which must be repeatable. A commit
 // survives the end of the process at once, and a power cut up to the last checkpoint of the log
 // (synchronous=NORMAL); the file is never torn.
-func Open(ctx context.Context, path, schema string) (*DB, error) {
+func Open(ctx context.Context, path, schema string, options ...Option) (*DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10000)&_pragma=temp_store(MEMORY)"
 	write, err := sql.Open("sqlite", dsn)
@@ -92,6 +100,9 @@ func Open(ctx context.Context, path, schema string) (*DB, error) {
 	}
 	read.SetMaxOpenConns(4)
 	db := &DB{DB: read, write: write, conn: conn, stmts: map[string]*sql.Stmt{}, ops: make(chan *op, maxGroup), stop: make(chan struct{})}
+	for _, o := range options {
+		o(db)
+	}
 	db.done.Add(1)
 	go db.loop()
 	return db, nil
@@ -141,6 +152,9 @@ func (db *DB) loop() {
 	for {
 		select {
 		case o := <-db.ops:
+			if db.linger > 0 {
+				db.wait()
+			}
 			db.commit(db.group(o))
 		case <-db.stop:
 			for {
@@ -152,6 +166,16 @@ func (db *DB) loop() {
 				}
 			}
 		}
+	}
+}
+
+// wait gives others time to join a group.
+func (db *DB) wait() {
+	t := time.NewTimer(db.linger)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-db.stop:
 	}
 }
 

@@ -132,8 +132,11 @@ func (l *SQLiteLog) Forget(number int64) {
 	}
 }
 
+// forgetEvery is how long acknowledged events may stay in the log.
+const forgetEvery = 20 * time.Millisecond
+
 // forgetBatch is how many rows are deleted by one statement.
-const forgetBatch = 200
+const forgetBatch = 500
 
 var forgetQuery = "DELETE FROM bus_log WHERE number IN (?" + strings.Repeat(",?", forgetBatch-1) + ")" //nolint:gochecknoglobals // a constant
 
@@ -144,6 +147,11 @@ func (l *SQLiteLog) sweep() {
 		select {
 		case n := <-l.forget:
 			batch = append(batch, n)
+		case <-l.stop:
+			return
+		}
+		select { // others will follow
+		case <-time.After(forgetEvery):
 		case <-l.stop:
 			return
 		}

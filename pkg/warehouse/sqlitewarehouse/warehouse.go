@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,9 +26,12 @@ const schema = `
 CREATE TABLE IF NOT EXISTS sluice_journal(backfill TEXT NOT NULL, at INTEGER NOT NULL, id TEXT NOT NULL, event BLOB NOT NULL,
 	PRIMARY KEY(backfill, at, id)) WITHOUT ROWID;`
 
+// linger is how long a write may wait to share its transaction: the journal is long and nobody waits for it.
+const linger = 5 * time.Millisecond
+
 // Open opens or creates the file.
 func Open(ctx context.Context, path string) (*Warehouse, error) {
-	db, err := sqlitedb.Open(ctx, path, schema)
+	db, err := sqlitedb.Open(ctx, path, schema, sqlitedb.Linger(linger))
 	if err != nil {
 		return nil, err
 	}

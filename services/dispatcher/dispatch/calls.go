@@ -51,11 +51,11 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 		return
 	}
 	dr.observeAll(&rec)
-	d.journalDispatch(ctx, dr, rec.Date, facts)
 	for _, j := range wanted {
 		d.calls.Add(1)
 		go func() { defer d.calls.Done(); d.call(dr, rec.Season, j) }()
 	}
+	d.journalDispatch(ctx, dr, rec.Date, facts)
 }
 
 // stopping says that no new calls may be made.
@@ -104,6 +104,11 @@ func (d *Dispatcher) stillWanted(dr *drive, rec *backfill.Record, j backfill.Job
 func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
 	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
 	retrigger := ph.Trigger.HTTP == nil
+	defer func() {
+		for _, name := range j.Processors {
+			d.notCalling(dr, backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name})
+		}
+	}()
 	started := d.Now()
 	ans := d.Caller.Call(dr.ctx, dr.scope, dr.request.Reason, season, j)
 	dr.called(ans)
@@ -111,22 +116,32 @@ func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
 	switch ans.kind {
 	case throttled:
 		d.throttled(dr, j, ans, now)
-		return
 	case accepted:
 		if err := d.accept(dr, j, now, retrigger); err != nil {
 			// Unrecorded acceptance is safe: after a restart the call is repeated under the same key.
 			d.complain(dr.ctx, dr, "cannot record an acceptance", err)
 		}
-		return
 	case succeeded, failed:
+		d.free(dr, j, ans, !retrigger || ans.kind == failed)
 		d.answered(dr, j, ans, started, now, retrigger)
 	case interrupted:
+		d.free(dr, j, ans, false)
 	}
+}
+
+// free ends the runs of a call for admission; with an outcome, which is then to be recorded.
+func (d *Dispatcher) free(dr *drive, j backfill.Job, ans answer, outcome bool) {
+	d.mu.Lock()
 	for _, name := range j.Processors {
 		k := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
-		d.notCalling(dr, k)
-		d.finish(k, ans.calm(), ans.message)
+		if outcome {
+			d.sched.Answered(k, ans.calm(), ans.message, d.Now())
+		} else {
+			d.sched.Finish(k, ans.calm(), ans.message, d.Now())
+		}
 	}
+	d.mu.Unlock()
+	d.signal()
 }
 
 // answered reports a final answer for every processor of the call. It does not give up while the backfill

@@ -114,7 +114,7 @@ func (d *Dispatcher) amend(ctx context.Context, b *backfill.Backfill, m *pb.Back
 	if dr == nil {
 		return d.take(ctx, b.ID)
 	}
-	return d.resume(ctx, dr)
+	return d.resume(ctx, dr, false)
 }
 
 // amendment is the facts that a control adds to a date.

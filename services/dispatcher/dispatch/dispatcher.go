@@ -34,6 +34,8 @@ type Options struct {
 	LeaseTTL time.Duration
 	// Tick is how often timers and progress are looked after.
 	Tick time.Duration
+	// Backlog is how many answers may wait to be recorded before nothing more is admitted; 0 means 256.
+	Backlog int
 	// Grace is how long calls in flight may go on after Run's context ended.
 	Grace time.Duration
 }
@@ -52,7 +54,10 @@ type Dispatcher struct {
 
 // New makes a dispatcher; Run makes it work.
 func New(o Options) *Dispatcher {
-	return &Dispatcher{Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(), driven: map[string]*drive{}}
+	if o.Backlog == 0 {
+		o.Backlog = 256
+	}
+	return &Dispatcher{Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog), driven: map[string]*drive{}}
 }
 
 // Handlers are the dispatcher's subscriptions.

@@ -120,12 +120,12 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 	d.sched.Pause(id, b.State != backfill.StateActive)
 	d.mu.Unlock()
 	d.Log.InfoContext(ctx, "driving backfill", "backfill_id", id, "epoch", lease.Epoch, "dates", dr.scope.Dates.Len())
-	return d.resume(ctx, dr)
+	return d.resume(ctx, dr, true)
 }
 
-// resume walks all dates once: it counts them, repeats calls that were lost with an earlier process, and
-// has the gate look at every date that is not complete.
-func (d *Dispatcher) resume(ctx context.Context, dr *drive) error {
+// resume walks all dates once: it counts them, repeats calls that were lost with an earlier process (after
+// a restart), and has the gate look at every date that is not complete.
+func (d *Dispatcher) resume(ctx context.Context, dr *drive, restart bool) error {
 	var batch []*event.Event
 	publish := func(least int) error {
 		if len(batch) < least {
@@ -140,7 +140,7 @@ func (d *Dispatcher) resume(ctx context.Context, dr *drive) error {
 		if dr.scope.DateComplete(&rec) {
 			return nil
 		}
-		found := dr.scope.Examine(&rec, d.Now(), true)
+		found := dr.scope.Examine(&rec, d.Now(), restart)
 		d.occupy(dr, rec.Date, found.Running)
 		if err := d.act(ctx, dr, &rec, found); err != nil {
 			return err

@@ -219,6 +219,9 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 	key := backfill.RunKey{
 		Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: m.GetPhase()}, Date: date, Processor: m.GetProcessor(),
 	}
+	d.mu.Lock()
+	d.sched.Recorded(key)
+	d.mu.Unlock()
 	dr.mu.Lock()
 	calling := dr.calling[key]
 	dr.mu.Unlock()

@@ -147,21 +147,22 @@ func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.P
 			return err
 		}
 		*rec = merged
-		err = l.g.pub.Publish(ctx, event.TopicEvents, event.Journal(Name, now, &pb.BackfillEvent{
-			BackfillId: l.scope.ID, Pipeline: l.scope.Pipeline.Name, Kind: "triggered", Date: rec.Date.String(), Phase: ph.ID,
-		}, start...))
-		if err != nil {
+	}
+	if len(names) > 0 {
+		m := &pb.PhaseTriggered{
+			BackfillId: l.scope.ID, Pipeline: l.scope.Pipeline.Name, Date: rec.Date.String(), Phase: ph.ID, Processors: names,
+		}
+		subject := event.Subject(m.GetBackfillId(), m.GetDate(), m.GetPhase())
+		if err := l.g.pub.Publish(ctx, event.TopicTriggers, event.New(event.TypeTriggered, Name, subject, now, m, names...)); err != nil {
 			return err
 		}
 	}
-	if len(names) == 0 {
+	if len(marks) == 0 {
 		return nil
 	}
-	m := &pb.PhaseTriggered{
-		BackfillId: l.scope.ID, Pipeline: l.scope.Pipeline.Name, Date: rec.Date.String(), Phase: ph.ID, Processors: names,
-	}
-	subject := event.Subject(m.GetBackfillId(), m.GetDate(), m.GetPhase())
-	return l.g.pub.Publish(ctx, event.TopicTriggers, event.New(event.TypeTriggered, Name, subject, now, m, names...))
+	return l.g.pub.Publish(ctx, event.TopicEvents, event.Journal(Name, now, &pb.BackfillEvent{
+		BackfillId: l.scope.ID, Pipeline: l.scope.Pipeline.Name, Kind: "triggered", Date: rec.Date.String(), Phase: ph.ID,
+	}, start...))
 }
 
 // dependents looks at the other dates that may have waited for this one.

@@ -101,7 +101,7 @@ func (l *Local) open(ctx context.Context) (err error) {
 		{Consumer: dispatch.Name, Topic: event.TopicTriggers},
 		{Consumer: dispatch.Name, Topic: event.TopicPhaseCompletions},
 		{Consumer: tracker.Name, Topic: event.TopicCompletions},
-		{Consumer: gate.Name, Topic: event.TopicPhaseCompletions, MaxInFlight: 16},
+		{Consumer: gate.Name, Topic: event.TopicPhaseCompletions, MaxInFlight: 128},
 		{Consumer: journal, Topic: event.TopicEvents},
 	}
 	for topic := range adapters {
@@ -158,7 +158,7 @@ func (l *Local) Serve(ctx context.Context, listener net.Listener) error {
 	for _, topic := range l.tracker.Topics() {
 		receive(tracker.Name, topic, 0, l.tracker.Handle(topic))
 	}
-	receive(gate.Name, event.TopicPhaseCompletions, 16, l.gate.Handle)
+	receive(gate.Name, event.TopicPhaseCompletions, 128, l.gate.Handle)
 	receive(journal, event.TopicEvents, 0, l.keep)
 
 	server := &http.Server{Handler: l.api.Handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return consumers }}
