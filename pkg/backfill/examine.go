@@ -6,6 +6,7 @@ import "time"
 type Work struct {
 	Ref
 	Attempt int
+	Repeat  bool // the attempt was made already, and its call is known to be lost
 }
 
 // Expired is an attempt in flight that has had its time.
@@ -42,7 +43,7 @@ func (s *Scope) Examine(r *Record, now time.Time, restart bool) Findings {
 }
 
 func (s *Scope) examine(f *Findings, run Run, ph *Phase, proc *Processor, now time.Time, restart bool) {
-	work := Work{Ref{ph.ID, proc.Name}, run.Attempt}
+	work := Work{Ref: Ref{ph.ID, proc.Name}, Attempt: run.Attempt}
 	switch run.State {
 	case RunPending:
 		f.Ready, f.Open = append(f.Ready, work), true
@@ -61,6 +62,7 @@ func (s *Scope) examine(f *Findings, run Run, ph *Phase, proc *Processor, now ti
 		}
 		switch {
 		case restart && !run.Accepted && ph.Trigger.HTTP != nil:
+			work.Repeat = true
 			f.Ready = append(f.Ready, work)
 		case deadline.After(now):
 			f.Next = Sooner(f.Next, deadline)

@@ -20,6 +20,7 @@ type Job struct {
 	Date       Date
 	Processors []string
 	Attempts   []int // of each processor
+	Repeat     bool  // the attempts may have been recorded as dispatched already
 	Limiter    string
 }
 

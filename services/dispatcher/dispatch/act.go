@@ -54,7 +54,7 @@ func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f
 		proc, _ := ph.Processor(w.Processor)
 		job := backfill.Job{
 			Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: w.Phase}, Date: rec.Date,
-			Processors: []string{w.Processor}, Attempts: []int{w.Attempt}, Limiter: proc.Limiter,
+			Processors: []string{w.Processor}, Attempts: []int{w.Attempt}, Repeat: w.Repeat, Limiter: proc.Limiter,
 		}
 		switch {
 		case ph.Trigger.HTTP == nil:
@@ -72,6 +72,7 @@ func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f
 		case ph.Trigger.HTTP.PerPhase:
 			if one := byPhase[w.Phase]; one != nil {
 				one.Processors, one.Attempts = append(one.Processors, w.Processor), append(one.Attempts, w.Attempt)
+				one.Repeat = one.Repeat || w.Repeat
 			} else {
 				byPhase[w.Phase] = &job
 			}

@@ -71,6 +71,7 @@ func (d *Dispatcher) putBack(dr *drive, jobs []backfill.Job, now time.Time) {
 		for _, name := range j.Processors {
 			d.notCalling(dr, backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name})
 		}
+		j.Repeat = true // it may have been recorded all the same
 		d.mu.Lock()
 		d.sched.PutBack(j, now.Add(time.Second), now)
 		d.mu.Unlock()
@@ -87,7 +88,7 @@ func (d *Dispatcher) stillWanted(dr *drive, rec *backfill.Record, j backfill.Job
 		proc, _ := ph.Processor(name)
 		run := rec.Run(dr.scope.ID, ph, proc)
 		key := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
-		open := run.State == backfill.RunPending || run.State == backfill.RunRetrying || (run.State == backfill.RunInFlight && !run.Accepted)
+		open := run.State == backfill.RunPending || run.State == backfill.RunRetrying || (j.Repeat && run.State == backfill.RunInFlight && !run.Accepted)
 		if !open || run.Attempt != j.Attempts[i] {
 			d.finish(key, backfill.Neutral, "")
 			continue
@@ -214,6 +215,7 @@ func (d *Dispatcher) throttled(dr *drive, j backfill.Job, ans answer, now time.T
 		proc, _ := ph.Processor(j.Processors[0])
 		wait = proc.Backoff.Initial
 	}
+	j.Repeat = true
 	d.mu.Lock()
 	d.sched.Throttled(j, now.Add(wait), ans.message, now)
 	d.mu.Unlock()

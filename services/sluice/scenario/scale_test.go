@@ -8,8 +8,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 const wide = `
@@ -38,7 +40,13 @@ phases:
 func TestFiveThousandDates(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	var keys sync.Map
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		if at, again := keys.LoadOrStore(r.Header.Get("Idempotency-Key"), time.Now()); again {
+			t.Logf("%s was called again after %s", r.Header.Get("Idempotency-Key"), time.Since(at.(time.Time))) //nolint:forcetypeassert // just stored
+		}
+	}))
 	t.Cleanup(server.Close)
 	w := &world{t: t, dir: t.TempDir(), address: freeAddress(t)}
 	w.pipeline = w.write("pipeline.yaml", fmt.Sprintf(wide, server.URL))
@@ -49,7 +57,7 @@ func TestFiveThousandDates(t *testing.T) {
 	w.must("watch", "wide")
 	s := w.status("wide")
 	if s.Dates.Total != 5000 || s.Dates.Complete != 5000 || s.Phases[0].Runs.Succeeded != 10000 || calls.Load() != 35000 {
-		t.Errorf("%+v after %d calls", s.Dates, calls.Load())
+		t.Errorf("%+v after %d calls and %d retries", s.Dates, calls.Load(), s.Retries)
 	}
 	var list struct{ Dates []json.RawMessage }
 	resp, err := http.Post("http://"+w.address+"/sluice.v1.BackfillService/ListDates", "application/json", strings.NewReader(`{"backfill_id":"wide"}`))
