@@ -25,8 +25,7 @@ type progress struct {
 	attempts int
 	retries  int
 	throttle int
-	buckets  [rateWindow]bucket
-	began    time.Time
+	rates    []meter // of each phase
 	dirty    bool
 }
 
@@ -34,6 +33,12 @@ type progress struct {
 type cell struct {
 	facts int
 	tally backfill.Tally
+}
+
+// meter measures outcomes per second over the last minute, or since the first when that is shorter.
+type meter struct {
+	buckets [rateWindow]bucket
+	began   time.Time
 }
 
 type bucket struct {
@@ -50,6 +55,7 @@ func newProgress(p *backfill.Pipeline, old backfill.Progress) progress {
 		pr.phases[p.Phases[i].ID] = i
 		pr.sums = append(pr.sums, backfill.PhaseProgress{ID: p.Phases[i].ID})
 	}
+	pr.rates = make([]meter, len(p.Phases))
 	return pr
 }
 
@@ -107,41 +113,65 @@ func (p *progress) untriggered(s *backfill.Scope) int {
 	return n
 }
 
-func (p *progress) hit(now time.Time) {
-	if p.began.IsZero() {
-		p.began = now
+func (p *progress) hit(phase string, now time.Time) {
+	if i, ok := p.phases[phase]; ok {
+		p.rates[i].hit(now)
 	}
-	b := &p.buckets[now.Unix()%rateWindow]
+}
+
+func (m *meter) hit(now time.Time) {
+	if m.began.IsZero() {
+		m.began = now
+	}
+	b := &m.buckets[now.Unix()%rateWindow]
 	if b.second != now.Unix() {
 		*b = bucket{second: now.Unix()}
 	}
 	b.n++
 }
 
-// rate is outcomes per second over the last minute, or since the first when that is shorter.
-func (p *progress) rate(now time.Time) float64 {
+func (m *meter) rate(now time.Time) float64 {
 	n := 0
-	for _, b := range p.buckets {
+	for _, b := range m.buckets {
 		if now.Unix()-b.second < rateWindow {
 			n += b.n
 		}
 	}
-	if p.began.IsZero() || n == 0 {
+	if n == 0 {
 		return 0
 	}
-	return float64(n) / min(rateWindow, max(1, now.Sub(p.began).Seconds()))
+	return float64(n) / min(rateWindow, max(1, now.Sub(m.began).Seconds()))
+}
+
+// eta is when the slowest phase will be done at the rates of the last minute; zero when a phase has not begun.
+func (p *progress) eta(now time.Time) time.Time {
+	longest := time.Duration(0)
+	for i := range p.sums {
+		left := p.sums[i].Pending + p.sums[i].InFlight + p.sums[i].Retrying
+		if left == 0 {
+			continue
+		}
+		rate := p.rates[i].rate(now)
+		if rate == 0 {
+			return time.Time{}
+		}
+		longest = max(longest, time.Duration(float64(left)/rate*float64(time.Second)))
+	}
+	if longest == 0 {
+		return time.Time{}
+	}
+	return now.Add(longest).Truncate(time.Second)
 }
 
 // snapshot is the progress as it goes into the document.
 func (p *progress) snapshot(s *backfill.Scope, now time.Time) backfill.Progress {
 	out := backfill.Progress{
-		DatesTotal: s.Dates.Len(), Attempts: p.attempts, Retries: p.retries, Throttles: p.throttle, Rate: p.rate(now),
+		DatesTotal: s.Dates.Len(), Attempts: p.attempts, Retries: p.retries, Throttles: p.throttle, ETA: p.eta(now),
 	}
-	left := 0
 	for i := range p.sums {
 		if s.Selected(p.sums[i].ID) && p.sums[i].Total > 0 {
 			out.Phases = append(out.Phases, p.sums[i])
-			left += p.sums[i].Pending + p.sums[i].InFlight + p.sums[i].Retrying
+			out.Rate += p.rates[i].rate(now)
 		}
 	}
 	bySeason := map[string]int{}
@@ -154,9 +184,6 @@ func (p *progress) snapshot(s *backfill.Scope, now time.Time) backfill.Progress 
 		if p.dates[part.Date] == want {
 			out.DatesComplete++
 		}
-	}
-	if out.Rate > 0 && left > 0 {
-		out.ETA = now.Add(time.Duration(float64(left) / out.Rate * float64(time.Second))).Truncate(time.Second)
 	}
 	return out
 }
@@ -206,7 +233,7 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 		Total: int(t.GetTotal()), Succeeded: int(t.GetSucceeded()), Skipped: int(t.GetSkipped()), Waived: int(t.GetWaived()),
 		InFlight: int(t.GetInFlight()), Retrying: int(t.GetRetrying()), Exhausted: int(t.GetExhausted()), Pending: int(t.GetPending()),
 	})
-	dr.progress.hit(now)
+	dr.progress.hit(m.GetPhase(), now)
 	if bad {
 		dr.progress.retries++
 	}

@@ -38,7 +38,7 @@ func (a *app) local() *cobra.Command {
 	cmd.Flags().StringVar(&f.data, "data", filepath.Join(home, ".sluice"), "directory that keeps everything")
 	cmd.Flags().StringArrayVar(&f.pipelines, "pipeline", nil, "pipeline file; may be repeated")
 	cmd.Flags().BoolVar(&f.demo, "demo", false, "also run an example platform, as pipeline nba")
-	cmd.Flags().Float64Var(&f.speed, "speed", 40, "how many times faster than the real one the example platform is")
+	cmd.Flags().Float64Var(&f.speed, "speed", 50, "how many times faster than the real one the example platform is")
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "seed of the example platform's troubles")
 	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log more to stderr")
 	return cmd
