@@ -118,6 +118,9 @@ func (db *DB) Write(ctx context.Context, do func(*Tx) error) error {
 // WriteThen is Write with a function that runs on the writer's goroutine once the outcome is certain,
 // before any later write runs.
 func (db *DB) WriteThen(ctx context.Context, do func(*Tx) error, then func(error)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	res := make(chan error, 1)
 	o := &op{do: do, then: func(err error) {
 		if then != nil {

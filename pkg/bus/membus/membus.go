@@ -6,6 +6,7 @@ package membus
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,7 +49,13 @@ type Bus struct {
 	topics map[string][]*queue
 
 	mu   sync.Mutex
-	dead map[string][]*event.Event
+	dead map[string][]Letter
+}
+
+// Letter is a dead letter.
+type Letter struct {
+	Event  *event.Event
+	Reason string
 }
 
 // delivery is one event on its way to one subscription.
@@ -74,7 +81,7 @@ func New(ctx context.Context, o Options) (*Bus, error) {
 	if o.Backoff == nil {
 		o.Backoff = func(n int) time.Duration { return min(10*time.Second, 20*time.Millisecond<<min(n, 20)) }
 	}
-	b := &Bus{opts: o, byName: map[string]*queue{}, topics: map[string][]*queue{}, dead: map[string][]*event.Event{}}
+	b := &Bus{opts: o, byName: map[string]*queue{}, topics: map[string][]*queue{}, dead: map[string][]Letter{}}
 	for _, s := range o.Subscriptions {
 		q := newQueue()
 		b.byName[s.Name()] = q
@@ -189,16 +196,16 @@ func (b *Bus) bury(ctx context.Context, sub bus.Subscription, q *queue, d *deliv
 		}
 	}
 	b.mu.Lock()
-	b.dead[bus.Dead(d.topic)] = append(b.dead[bus.Dead(d.topic)], d.e)
+	b.dead[bus.Dead(d.topic)] = append(b.dead[bus.Dead(d.topic)], Letter{d.e, reason.Error()})
 	b.mu.Unlock()
 	b.ack(d)
 }
 
 // DeadLetters lists the events that ended on a topic's dead-letter topic since the process began.
-func (b *Bus) DeadLetters(topic string) []*event.Event {
+func (b *Bus) DeadLetters(topic string) []Letter {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return append([]*event.Event(nil), b.dead[bus.Dead(topic)]...)
+	return slices.Clone(b.dead[bus.Dead(topic)])
 }
 
 // Idle says that no event waits for a handler.

@@ -1,0 +1,65 @@
+package sqlitewarehouse_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"sluice.dev/pkg/warehouse"
+	"sluice.dev/pkg/warehouse/sqlitewarehouse"
+	"sluice.dev/pkg/warehouse/warehousetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type tables struct{ w *sqlitewarehouse.Warehouse }
+
+func (f tables) Create(t *testing.T, table, date string, columns []string, rows [][]any) {
+	t.Helper()
+	tab := sqlitewarehouse.Table{Name: table, Columns: columns, Partition: date}
+	if err := f.w.CreateTable(t.Context(), tab); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.w.Insert(t.Context(), tab, rows); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWarehouse(t *testing.T) {
+	t.Parallel()
+	warehousetest.Run(t, func(t *testing.T) (warehouse.Warehouse, warehousetest.Tables) {
+		t.Helper()
+		w := open(t)
+		return w, tables{w}
+	})
+}
+
+func open(t *testing.T) *sqlitewarehouse.Warehouse {
+	t.Helper()
+	w, err := sqlitewarehouse.Open(t.Context(), filepath.Join(t.TempDir(), "warehouse.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestReplacingAPartition(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	defer w.Close() //nolint:errcheck // read only by now
+	tab := sqlitewarehouse.Table{Name: "raw.games", Columns: []string{"game_date", "n"}, Partition: "game_date"}
+	if err := w.CreateTable(t.Context(), tab); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		for _, d := range []string{"2024-01-01", "2024-01-02"} {
+			if err := w.ReplacePartition(t.Context(), tab, d, [][]any{{d, 1}, {d, 2}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n, err := w.Count(t.Context(), tab.Name, "game_date", "2024-01-01"); err != nil || n != 2 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+}

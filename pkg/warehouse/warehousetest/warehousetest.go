@@ -1,0 +1,281 @@
+// Package warehousetest holds every warehouse to the comments of package warehouse.
+package warehousetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/warehouse"
+	pb "sluice.dev/proto/gen/sluice/v1"
+)
+
+// Tables fills the tables that a test reads. All columns hold text, except Date, which holds dates.
+type Tables interface {
+	// Create makes a table, dataset.name, with rows of a value per column; nil is NULL.
+	Create(t *testing.T, table, date string, columns []string, rows [][]any)
+}
+
+// Run runs the suite. open makes an empty warehouse, apart from those of all other subtests.
+func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
+	t.Helper()
+	for name, test := range map[string]func(*testing.T, warehouse.Warehouse, Tables){
+		"a calendar has each date once and in order": calendar,
+		"a long calendar is complete":                longCalendar,
+		"a calendar without seasons":                 noSeasons,
+		"names that are not there are named":         missing,
+		"names that are no names never reach SQL":    injection,
+		"values are never part of SQL":               quotes,
+		"history by date and status":                 history,
+		"a long history is complete":                 longHistory,
+		"the journal keeps everything, once":         journal,
+		"the journal takes many at once":             crowd,
+		"an error ends the journal":                  journalError,
+		"a context that has ended stops reads":       ended,
+		"a closed warehouse fails and closes again":  closed,
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			w, tables := open(t)
+			t.Cleanup(func() { _ = w.Close() })
+			test(t, w, tables)
+		})
+	}
+}
+
+var source = backfill.CalendarTable{Table: "ref.schedule", Date: "game_date", Season: "season"} //nolint:gochecknoglobals // a value
+
+var runs = backfill.HistorySource{ //nolint:gochecknoglobals // a value
+	Table: "ref.history", Processor: "processor_name", Date: "data_date", Phase: "phase", Status: "status", Succeeded: []string{"success", "ok"},
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func day(t *testing.T, s string) backfill.Date {
+	t.Helper()
+	d, err := backfill.ParseDate(s)
+	must(t, err)
+	return d
+}
+
+func calendar(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.schedule", "game_date", []string{"game_id", "game_date", "season"}, [][]any{
+		{"3", "2024-01-03", "2023-24"}, {"1", "2024-01-01", "2023-24"}, {"2", "2024-01-01", "2023-24"}, {"4", nil, "2023-24"}, {"5", "2021-01-01", nil},
+	})
+	got, err := w.Calendar(t.Context(), source)
+	must(t, err)
+	want := []backfill.Partition{{Date: day(t, "2021-01-01")}, {Date: day(t, "2024-01-01"), Season: "2023-24"}, {Date: day(t, "2024-01-03"), Season: "2023-24"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+func longCalendar(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	const n = 3000 // more than any default page or --max_rows
+	rows := make([][]any, n)
+	for i := range rows {
+		rows[i] = []any{(backfill.Date(i) + 10000).String(), fmt.Sprint(i / 200)}
+	}
+	tables.Create(t, "ref.schedule", "game_date", []string{"game_date", "season"}, rows)
+	got, err := w.Calendar(t.Context(), source)
+	must(t, err)
+	if len(got) != n || got[0].Date != 10000 || got[n-1] != (backfill.Partition{Date: 10000 + n - 1, Season: "14"}) {
+		t.Errorf("%d dates", len(got))
+	}
+}
+
+func noSeasons(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.schedule", "game_date", []string{"game_date"}, [][]any{{"2024-01-01"}})
+	got, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.schedule", Date: "game_date"})
+	must(t, err)
+	if !slices.Equal(got, []backfill.Partition{{Date: day(t, "2024-01-01")}}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func missing(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.schedule", "game_date", []string{"game_date", "season"}, nil)
+	none := func(warehouse.Run) {}
+	check := func(what string, err error, name string) {
+		t.Helper()
+		if !fault.Is(err, fault.NotFound) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.nothing", Date: "game_date"})
+	check("a table", err, "ref.nothing")
+	_, err = w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.schedule", Date: "day"})
+	check("a column", err, "day")
+	check("a table of history", w.Done(t.Context(), runs, 0, 1, none), "ref.history")
+	if got, err := w.Calendar(t.Context(), source); err != nil || len(got) != 0 {
+		t.Errorf("an empty calendar: %v, %v", got, err)
+	}
+}
+
+func injection(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.schedule", "game_date", []string{"game_date", "season"}, [][]any{{"2024-01-01", "s"}})
+	for _, bad := range []string{"", "schedule", "ref.schedule; DROP TABLE x", "ref.sche dule", "ref.`x`", `ref."x"`, "ref.schedule--", "ref.schedule)"} {
+		if _, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: bad, Date: "game_date"}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("table %q: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{"", "game_date) FROM x", "a b", "`a`", `"a"`, "a--", "a,b"} {
+		if _, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.schedule", Date: bad}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("column %q: %v", bad, err)
+		}
+		h := runs
+		h.Status = bad
+		if err := w.Done(t.Context(), h, 0, 1, func(warehouse.Run) {}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("status column %q: %v", bad, err)
+		}
+	}
+}
+
+var historyColumns = []string{"processor_name", "data_date", "phase", "status"} //nolint:gochecknoglobals // a value
+
+func done(t *testing.T, w warehouse.Warehouse, h backfill.HistorySource, from, to string) []warehouse.Run {
+	t.Helper()
+	set := map[warehouse.Run]bool{}
+	must(t, w.Done(t.Context(), h, day(t, from), day(t, to), func(r warehouse.Run) { set[r] = true }))
+	var out []warehouse.Run
+	for r := range set {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b warehouse.Run) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	return out
+}
+
+func quotes(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	odd := `it's "odd"); DROP TABLE x; --`
+	tables.Create(t, "ref.history", "data_date", historyColumns, [][]any{{odd, "2024-01-01", "one", odd}, {"b", "2024-01-01", "one", "success"}})
+	h := runs
+	h.Succeeded = []string{odd}
+	got := done(t, w, h, "2024-01-01", "2024-01-01")
+	if len(got) != 1 || got[0].Processor != odd {
+		t.Errorf("%v", got)
+	}
+}
+
+func history(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.history", "data_date", historyColumns, [][]any{
+		{"a", "2024-01-01", "one", "success"}, {"a", "2024-01-01", "one", "failed"}, {"a", "2024-01-01", "one", "success"},
+		{"b", "2024-01-01", "one", "running"}, {"c", "2024-01-02", "two", "ok"}, {"d", "2024-01-02", "two", "partial"},
+		{"e", "2023-12-31", "one", "success"}, {"f", "2024-01-03", "one", "success"}, {"g", "2024-01-01", "one", nil},
+	})
+	got := done(t, w, runs, "2024-01-01", "2024-01-02")
+	want := []warehouse.Run{{Date: day(t, "2024-01-01"), Phase: "one", Processor: "a"}, {Date: day(t, "2024-01-02"), Phase: "two", Processor: "c"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+func longHistory(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	var rows [][]any
+	for i := range 100 {
+		for p := range 52 {
+			rows = append(rows, []any{fmt.Sprint("p", p), (backfill.Date(i) + 10000).String(), "one", "success"})
+		}
+	}
+	tables.Create(t, "ref.history", "data_date", historyColumns, rows)
+	n := 0
+	must(t, w.Done(t.Context(), runs, 10000, 10099, func(warehouse.Run) { n++ }))
+	if n < 5200 {
+		t.Errorf("%d of 5200 runs", n)
+	}
+}
+
+var epoch = time.Date(2024, 5, 1, 12, 0, 0, 123456000, time.UTC) //nolint:gochecknoglobals // a value
+
+func line(id string, second int) *pb.BackfillEvent {
+	return &pb.BackfillEvent{
+		Id: id, At: timestamppb.New(epoch.Add(time.Duration(second) * time.Second)), BackfillId: "b", Pipeline: "p", Kind: "failed", Date: "2024-01-01",
+		Phase: "one", Processor: "x", Attempt: 2, Message: "why", RequestedBy: "me", Records: 5, BytesBilled: 1 << 40, DurationSeconds: 1.5, Faults: []string{"a", "b"},
+	}
+}
+
+func events(t *testing.T, w warehouse.Warehouse, id string) []*pb.BackfillEvent {
+	t.Helper()
+	var out []*pb.BackfillEvent
+	must(t, w.Events(t.Context(), id, func(e *pb.BackfillEvent) error { out = append(out, e); return nil }))
+	return out
+}
+
+func journal(t *testing.T, w warehouse.Warehouse, _ Tables) {
+	other := line("other", 0)
+	other.BackfillId = "c"
+	must(t, w.Append(t.Context(), line("3", 3), line("1", 1)))
+	must(t, w.Append(t.Context(), line("2", 2), other, line("1", 1)))
+	must(t, w.Append(t.Context()))
+	got := events(t, w, "b")
+	if len(got) != 3 {
+		t.Fatalf("%d events", len(got))
+	}
+	for i, e := range got {
+		if want := line(fmt.Sprint(i+1), i+1); !proto.Equal(e, want) {
+			t.Errorf("%v became %v", want, e)
+		}
+	}
+	if n := len(events(t, w, "nobody")); n != 0 {
+		t.Errorf("%d events of nobody", n)
+	}
+}
+
+func crowd(t *testing.T, w warehouse.Warehouse, _ Tables) {
+	var wg sync.WaitGroup
+	for c := range 4 {
+		wg.Go(func() {
+			for i := range 25 {
+				if err := w.Append(t.Context(), line(fmt.Sprint(c, "-", i), i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(events(t, w, "b")); n != 100 {
+		t.Errorf("%d of 100 events", n)
+	}
+}
+
+func journalError(t *testing.T, w warehouse.Warehouse, _ Tables) {
+	must(t, w.Append(t.Context(), line("1", 1), line("2", 2)))
+	enough, calls := errors.New("enough"), 0
+	if err := w.Events(t.Context(), "b", func(*pb.BackfillEvent) error { calls++; return enough }); !errors.Is(err, enough) || calls != 1 {
+		t.Errorf("%d calls, %v", calls, err)
+	}
+}
+
+func ended(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.schedule", "game_date", []string{"game_date", "season"}, [][]any{{"2024-01-01", "s"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.Calendar(ctx, source); err == nil {
+		t.Error("Calendar goes on")
+	}
+	if err := w.Append(ctx, line("1", 1)); err == nil {
+		t.Error("Append goes on")
+	}
+}
+
+func closed(t *testing.T, w warehouse.Warehouse, _ Tables) {
+	must(t, w.Close())
+	must(t, w.Close())
+	if err := w.Append(t.Context(), line("1", 1)); err == nil {
+		t.Error("a closed warehouse writes")
+	}
+}
