@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -97,14 +99,20 @@ func descend(faults *fault.List, path string, v any, d protoreflect.MessageDescr
 	}
 }
 
-// trimProto drops the "proto: (line 1:2): " that protojson puts, with a random kind of space, before its words.
+// trimProto drops the "proto: (line 1:2): " that protojson puts, with a random kind of space, before its
+// words, and writes field names as the contract does.
 func trimProto(err error) string {
 	s := err.Error()
-	if i := bytes.LastIndex([]byte(s), []byte("): ")); i >= 0 {
-		return s[i+3:]
+	if i := strings.LastIndex(s, "): "); i >= 0 {
+		s = s[i+3:]
 	}
-	return s
+	return camel.ReplaceAllStringFunc(s, func(m string) string {
+		return m[:1] + "_" + strings.ToLower(m[1:])
+	})
 }
+
+// camel finds the humps of camelCase names.
+var camel = regexp.MustCompile(`[a-z][A-Z]`)
 
 // Decode makes the typed payload of an event from its JSON. An unknown type is Invalid.
 func Decode(typ string, body []byte) (proto.Message, error) {
