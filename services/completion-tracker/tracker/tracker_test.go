@@ -1,0 +1,218 @@
+package tracker_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/state"
+	"sluice.dev/pkg/state/sqlitestate"
+	pb "sluice.dev/proto/gen/sluice/v1"
+	"sluice.dev/services/completion-tracker/tracker"
+)
+
+var now = time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+
+const day = backfill.Date(19700)
+
+// recorder is a publisher that keeps what it is given.
+type recorder struct {
+	mu   sync.Mutex
+	sent map[string][]*event.Event
+	fail bool
+}
+
+func (r *recorder) Publish(_ context.Context, topic string, events ...*event.Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail {
+		return fault.New(fault.Unavailable, "the bus is down")
+	}
+	if r.sent == nil {
+		r.sent = map[string][]*event.Event{}
+	}
+	r.sent[topic] = append(r.sent[topic], events...)
+	return nil
+}
+
+func (r *recorder) last(topic string) *event.Event {
+	if n := len(r.sent[topic]); n > 0 {
+		return r.sent[topic][n-1]
+	}
+	return nil
+}
+
+func (r *recorder) kinds() []string {
+	var out []string
+	for _, e := range r.sent[event.TopicEvents] {
+		out = append(out, e.Data.(*pb.BackfillEvent).GetKind()) //nolint:forcetypeassert // nothing else goes there
+	}
+	return out
+}
+
+// setup is a store with an active backfill of two processors on one date, and a tracker.
+func setup(t *testing.T) (state.Store, *recorder, *tracker.Tracker) {
+	t.Helper()
+	s, err := sqlitestate.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	proc := func(name string) backfill.Processor {
+		return backfill.Processor{Name: name, Timeout: time.Minute, Attempts: 2, Backoff: backfill.Backoff{Initial: time.Second, Max: time.Minute}}
+	}
+	p := &backfill.Pipeline{Name: "p", Phases: []backfill.Phase{{ID: "one", Processors: []backfill.Processor{proc("a"), proc("b")}}}}
+	cal := backfill.NewCalendar([]backfill.Partition{{Date: day}})
+	b := &backfill.Backfill{ID: "b", Version: "v", State: backfill.StateActive, Request: backfill.Request{ID: "b", Pipeline: "p"}, Calendar: cal, Dates: cal}
+	for _, err := range []error{
+		s.PutPipeline(t.Context(), "v", p), s.CreateDates(t.Context(), "b", []backfill.Record{backfill.NewRecord(day, "")}),
+		s.Claim(t.Context(), "p", "b", []backfill.Date{day}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := s.CreateBackfill(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	pub := &recorder{}
+	return s, pub, tracker.New(s, pub, nil, slog.New(slog.DiscardHandler), func() time.Time { return now })
+}
+
+func report(t *testing.T, tr *tracker.Tracker, m *pb.ProcessorCompleted) error {
+	t.Helper()
+	e := event.New(event.TypeCompleted, "//test", "", now, m)
+	return tr.Handle(event.TopicCompletions)(t.Context(), e)
+}
+
+func completed(processor, status string) *pb.ProcessorCompleted {
+	return &pb.ProcessorCompleted{Pipeline: "p", Date: day.String(), Phase: "one", Processor: processor, Status: status}
+}
+
+func TestPhaseIsCompleteAtNofN(t *testing.T) {
+	t.Parallel()
+	s, pub, tr := setup(t)
+	for i, processor := range []string{"a", "a", "a", "b", "b"} { // told again and again
+		if err := report(t, tr, completed(processor, "succeeded")); err != nil {
+			t.Fatal(err)
+		}
+		e := pub.last(event.TopicPhaseCompletions)
+		m := e.Data.(*pb.PhaseProgressed) //nolint:forcetypeassert // nothing else goes there
+		want, done := event.TypeProgressed, int32(1)
+		if i > 2 {
+			want, done = event.TypePhaseDone, 2
+		}
+		if e.Type != want || m.GetTally().GetSucceeded() != done || m.GetTally().GetTotal() != 2 {
+			t.Errorf("after %d: %s %v", i+1, e.Type, m)
+		}
+	}
+	r, err := s.Date(t.Context(), "b", day)
+	if err != nil || r.Len() != 3 || !r.Has(backfill.Key{Phase: "one", Kind: backfill.Complete}) {
+		t.Errorf("%+v, %v", r.Facts(), err)
+	}
+}
+
+func TestFailuresRetryAndExhaust(t *testing.T) {
+	t.Parallel()
+	s, pub, tr := setup(t)
+	if err := report(t, tr, completed("a", "failed")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Date(t.Context(), "b", day); err != nil || !r.WakeAt.Equal(now) {
+		t.Errorf("the dispatcher is not woken: %s, %v", r.WakeAt, err)
+	}
+	second := completed("a", "failed")
+	second.Attempt, second.Message = 2, "again"
+	if err := report(t, tr, second); err != nil {
+		t.Fatal(err)
+	}
+	kinds := pub.kinds()
+	if len(kinds) != 3 || kinds[0] != "failed" || kinds[2] != "exhausted" {
+		t.Errorf("journal: %v", kinds)
+	}
+	// Late news without a number belongs to the attempt that ended; a success still counts.
+	if err := report(t, tr, completed("a", "succeeded")); err != nil {
+		t.Fatal(err)
+	}
+	if m := pub.last(event.TopicPhaseCompletions).Data.(*pb.PhaseProgressed); m.GetTally().GetSucceeded() != 1 || m.GetAttempt() != 2 { //nolint:forcetypeassert // nothing else goes there
+		t.Errorf("%v", m)
+	}
+}
+
+func TestNotRetryable(t *testing.T) {
+	t.Parallel()
+	_, pub, tr := setup(t)
+	no := false
+	m := completed("a", "failed")
+	m.Retryable = &no
+	if err := report(t, tr, m); err != nil {
+		t.Fatal(err)
+	}
+	if kinds := pub.kinds(); len(kinds) != 2 || kinds[0] != "rejected" || kinds[1] != "exhausted" {
+		t.Errorf("journal: %v", kinds)
+	}
+}
+
+func TestUnmatchedChangesNothing(t *testing.T) {
+	t.Parallel()
+	s, pub, tr := setup(t)
+	for name, change := range map[string]func(*pb.ProcessorCompleted){
+		"a 22nd processor":  func(m *pb.ProcessorCompleted) { m.Processor = "stranger" },
+		"another phase":     func(m *pb.ProcessorCompleted) { m.Phase = "two" },
+		"another date":      func(m *pb.ProcessorCompleted) { m.Date = "2020-01-01" },
+		"another pipeline":  func(m *pb.ProcessorCompleted) { m.Pipeline = "q" },
+		"another backfill":  func(m *pb.ProcessorCompleted) { m.BackfillId = "c" },
+		"a date not in it":  func(m *pb.ProcessorCompleted) { m.BackfillId, m.Date = "b", "2020-01-01" },
+		"a phase not in it": func(m *pb.ProcessorCompleted) { m.BackfillId, m.Phase = "b", "two" },
+	} {
+		before := len(pub.kinds())
+		m := completed("a", "succeeded")
+		change(m)
+		if err := report(t, tr, m); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if kinds := pub.kinds(); len(kinds) != before+1 || kinds[before] != "unmatched" {
+			t.Errorf("%s: journal %v", name, kinds)
+		}
+	}
+	if r, err := s.Date(t.Context(), "b", day); err != nil || r.Len() != 0 || len(pub.sent[event.TopicPhaseCompletions]) != 0 {
+		t.Errorf("%+v, %v", r.Facts(), err)
+	}
+}
+
+func TestNothingIsAcknowledgedThatIsNotDurable(t *testing.T) {
+	t.Parallel()
+	s, pub, tr := setup(t)
+	pub.fail = true
+	if err := report(t, tr, completed("a", "succeeded")); !fault.Retryable(err) {
+		t.Errorf("acknowledged although nothing was published: %v", err)
+	}
+	pub.fail = false
+	if err := report(t, tr, completed("a", "succeeded")); err != nil || pub.last(event.TopicPhaseCompletions) == nil {
+		t.Errorf("told again, nothing is published: %v", err)
+	}
+	_ = s.Close()
+	if err := report(t, tr, completed("b", "succeeded")); !fault.Retryable(err) {
+		t.Errorf("acknowledged although nothing was stored: %v", err)
+	}
+}
+
+func TestMalformedIsInvalid(t *testing.T) {
+	t.Parallel()
+	_, _, tr := setup(t)
+	bad := completed("", "great")
+	bad.Attempt = -1
+	err := report(t, tr, bad)
+	if !fault.Is(err, fault.Invalid) || len(fault.Faults(err)) != 3 {
+		t.Errorf("%v", err)
+	}
+	if err := tr.Handle(event.TopicCompletions)(t.Context(), &event.Event{ID: "x", Invalid: []string{"garbage"}}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("%v", err)
+	}
+}
