@@ -21,7 +21,7 @@ test: ## run every test of every module
 	go test $(TESTFLAGS) work
 
 lint: tools ## run the linters
-	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(BIN)/golangci-lint run $(LINTFLAGS) --config $(CURDIR)/.golangci.yml ./...); done
 
 generate: tools ## regenerate what is generated
 	cd proto && PATH=$(BIN):$$PATH $(BIN)/buf generate

@@ -59,7 +59,7 @@ type everything struct{ dates int }
 func (everything) Complete(Cell) (complete, known bool) { return true, true }
 func (e everything) Prefix(string) int                  { return e.dates }
 
-var nothing = KnownFunc(func(Cell) (complete, known bool) { return false, true }) //nolint:gochecknoglobals // a value
+var nothing = KnownFunc(func(Cell) (complete, known bool) { return false, true })
 
 // waitsFor says whether a phase waits for another on the same date. A phase that the season does not have
 // stands aside: what comes after it waits for what came before it.

@@ -94,7 +94,7 @@ func (c *Calendar) UnmarshalJSON(b []byte) error {
 	}
 	c.parts = nil
 	run := -1
-	for i := range Date(len(bits)) * 8 { //nolint:gosec // bounded by the document's size
+	for i := range Date(len(bits)) * 8 {
 		if bits[i/8]&(1<<(i%8)) == 0 {
 			continue
 		}

@@ -29,7 +29,7 @@ func DateOf(t time.Time) Date {
 	if secs < 0 && secs%int64(day/time.Second) != 0 {
 		days--
 	}
-	return Date(days) //nolint:gosec // years beyond five million are not dates anybody backfills
+	return Date(days)
 }
 
 // Time is the midnight, UTC, with which the date begins.

@@ -141,7 +141,7 @@ func (s *Scope) Window(w Window, phase string, d Date) []Partition {
 		i := s.Calendar.search(d)
 		parts = s.Calendar.parts[max(0, i-w.Games):s.Calendar.search(last+1)]
 	} else {
-		parts = s.Calendar.Between(d-Date(w.Days), last) //nolint:gosec // days in a window
+		parts = s.Calendar.Between(d-Date(w.Days), last)
 	}
 	if i, ok := s.Calendar.Index(d); w.SameSeason && ok {
 		season := s.Calendar.At(i).Season
@@ -223,7 +223,7 @@ func (s *Scope) Dependents(d Date, phase string, known Known) []Date {
 // reach is the last date whose window still covers d.
 func (s *Scope) reach(w Window, d Date) Date {
 	if w.Games == 0 {
-		return d + Date(w.Days) //nolint:gosec // days in a window
+		return d + Date(w.Days)
 	}
 	i, _ := s.Calendar.Index(d)
 	if s.Calendar.Len() == 0 {

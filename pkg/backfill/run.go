@@ -140,7 +140,7 @@ func (b Backoff) Delay(u float64, n int) time.Duration {
 func jitterKey(seed string, d Date, phase, processor string, n int) float64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(seed + "\x00" + phase + "\x00" + processor))
-	_, _ = h.Write([]byte{byte(d), byte(d >> 8), byte(d >> 16), byte(n)}) //nolint:gosec // only mixing bits
+	_, _ = h.Write([]byte{byte(d), byte(d >> 8), byte(d >> 16), byte(n)})
 	x := h.Sum64()
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd // the finalizer of MurmurHash3, as FNV's low bits alone are uneven

@@ -269,7 +269,7 @@ func (s *Scheduler) admitOne(t *tenant, now time.Time) (Job, bool) {
 // promote lets waiting dates in, oldest first, while there is room.
 func (l *lane) promote() {
 	for len(l.waiting) > 0 && len(l.active) < l.dateLimit() {
-		d := heap.Pop(&l.waiting).(Date) //nolint:forcetypeassert // the heap holds nothing else
+		d := heap.Pop(&l.waiting).(Date)
 		for _, it := range l.parked[d] {
 			l.active[d]++
 			l.push(it)
@@ -287,7 +287,7 @@ func (l *lane) dateLimit() int {
 
 func (l *lane) undelay(now time.Time) {
 	for len(l.delayed) > 0 && !l.delayed[0].notBefore.After(now) {
-		it := heap.Pop(&l.delayed).(*item) //nolint:forcetypeassert // the heap holds nothing else
+		it := heap.Pop(&l.delayed).(*item)
 		it.notBefore = time.Time{}
 		l.push(it)
 	}
@@ -309,7 +309,7 @@ func (s *Scheduler) pick(t *tenant, l *lane, now time.Time) *item {
 	if best == nil {
 		return nil
 	}
-	return heap.Pop(best).(*item) //nolint:forcetypeassert // the heap holds nothing else
+	return heap.Pop(best).(*item)
 }
 
 // fits says whether the window has room; a call for more processors than the window goes alone.
@@ -524,7 +524,7 @@ type jobHeap []*item
 func (h jobHeap) Len() int           { return len(h) }
 func (h jobHeap) Less(i, j int) bool { return h[i].before(h[j]) }
 func (h jobHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *jobHeap) Push(x any)        { *h = append(*h, x.(*item)) } //nolint:forcetypeassert // by container/heap's contract
+func (h *jobHeap) Push(x any)        { *h = append(*h, x.(*item)) }
 func (h *jobHeap) Pop() any {
 	old := *h
 	it := old[len(old)-1]
@@ -537,7 +537,7 @@ type dateHeap []Date
 func (h dateHeap) Len() int           { return len(h) }
 func (h dateHeap) Less(i, j int) bool { return h[i] < h[j] }
 func (h dateHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *dateHeap) Push(x any)        { *h = append(*h, x.(Date)) } //nolint:forcetypeassert // by container/heap's contract
+func (h *dateHeap) Push(x any)        { *h = append(*h, x.(Date)) }
 func (h *dateHeap) Pop() any {
 	old := *h
 	d := old[len(old)-1]

@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -70,7 +71,7 @@ func TestFromHTTP(t *testing.T) {
 		"garbage":               {event.TopicCompletions, nil, "x", "given", "not JSON"},
 		"too large":             {event.TopicCompletions, nil, strings.Repeat("x", event.MaxBody+1), "given", "larger than"},
 	} {
-		r := httptest.NewRequest("POST", "/", strings.NewReader(c.body))
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(c.body))
 		for k, v := range c.headers {
 			r.Header.Set(k, v)
 		}
@@ -84,7 +85,7 @@ func TestFromHTTP(t *testing.T) {
 		if (bad == nil) != (c.fault == "") || (bad != nil && !strings.Contains(bad.Error(), c.fault)) || e.ID != c.id {
 			t.Errorf("%s: id %q, %v", name, e.ID, bad)
 		}
-		if bad == nil && (e.Data.(*pb.ProcessorCompleted).GetProcessor() != "p" || e.Type != event.TypeCompleted || e.Trace != "00-1-2-01") { //nolint:forcetypeassert // its type says so
+		if bad == nil && (e.Data.(*pb.ProcessorCompleted).GetProcessor() != "p" || e.Type != event.TypeCompleted || e.Trace != "00-1-2-01") {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}
@@ -92,7 +93,7 @@ func TestFromHTTP(t *testing.T) {
 
 func TestAnotherSystemsTopicStaysRaw(t *testing.T) {
 	t.Parallel()
-	r := httptest.NewRequest("POST", "/", strings.NewReader(`{"theirs":1}`))
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{"theirs":1}`))
 	e, err := event.FromHTTP(r, "their-topic", "id", now)
 	if err != nil || e.Data != nil || string(e.Raw) != `{"theirs":1}` || e.Err() != nil {
 		t.Errorf("%+v, %v", e, err)

@@ -4,12 +4,12 @@ package pipeline
 
 // File is a pipeline.yaml as it is written; the JSON Schema for editors is generated from these types.
 type File struct {
-	Name      string               `json:"name" jsonschema:"pattern=^[a-z][a-z0-9_-]{0\\,62}$,description=The pipeline's name as requests give it"`
+	Name      string               `json:"name"               jsonschema:"pattern=^[a-z][a-z0-9_-]{0\\,62}$,description=The pipeline's name as requests give it"`
 	Partition PartitionBlock       `json:"partition"`
 	History   *HistoryBlock        `json:"history,omitempty"`
 	Defaults  RunRules             `json:"defaults,omitempty"`
 	Limiters  map[string]LimitRule `json:"limiters,omitempty"`
-	Phases    []PhaseBlock         `json:"phases" jsonschema:"minItems=1"`
+	Phases    []PhaseBlock         `json:"phases"             jsonschema:"minItems=1"`
 }
 
 // PartitionBlock says which column partitions the tables and where the dates come from.
@@ -44,7 +44,7 @@ type HistoryBlock struct {
 
 // RunRules are the retry rules of a processor; what is left out is taken from the level above.
 type RunRules struct {
-	Timeout  string        `json:"timeout,omitempty" jsonschema:"description=How long one attempt may take, e.g. 10m"`
+	Timeout  string        `json:"timeout,omitempty"  jsonschema:"description=How long one attempt may take, e.g. 10m"`
 	Attempts int           `json:"attempts,omitempty" jsonschema:"minimum=1"`
 	Backoff  *BackoffBlock `json:"backoff,omitempty"`
 }
@@ -57,25 +57,25 @@ type BackoffBlock struct {
 
 // LimitRule guards an outside API.
 type LimitRule struct {
-	Rate     string `json:"rate,omitempty" jsonschema:"description=Calls per second (5/s) or minute (300/m) or hour"`
-	Burst    int    `json:"burst,omitempty" jsonschema:"minimum=1"`
+	Rate     string `json:"rate,omitempty"      jsonschema:"description=Calls per second (5/s) or minute (300/m) or hour"`
+	Burst    int    `json:"burst,omitempty"     jsonschema:"minimum=1"`
 	InFlight int    `json:"in_flight,omitempty" jsonschema:"minimum=1"`
 }
 
 // PhaseBlock is one phase.
 type PhaseBlock struct {
-	ID            string           `json:"id" jsonschema:"pattern=^[a-z][a-z0-9_]{0\\,62}$"`
+	ID            string           `json:"id"                       jsonschema:"pattern=^[a-z][a-z0-9_]{0\\,62}$"`
 	After         []string         `json:"after,omitempty"`
-	Gate          string           `json:"gate,omitempty" jsonschema:"enum=strict,enum=needs"`
+	Gate          string           `json:"gate,omitempty"           jsonschema:"enum=strict,enum=needs"`
 	When          *WhenBlock       `json:"when,omitempty"`
 	Trigger       *TriggerBlock    `json:"trigger,omitempty"`
 	OnTimeout     *RetriggerBlock  `json:"on_timeout,omitempty"`
 	Completions   *AdapterBlock    `json:"completions,omitempty"`
-	MaxDates      int              `json:"max_dates,omitempty" jsonschema:"minimum=1"`
+	MaxDates      int              `json:"max_dates,omitempty"      jsonschema:"minimum=1"`
 	MaxProcessors int              `json:"max_processors,omitempty" jsonschema:"minimum=1"`
 	Ramp          *RampBlock       `json:"ramp,omitempty"`
 	Outputs       []string         `json:"outputs,omitempty"`
-	Processors    []ProcessorBlock `json:"processors" jsonschema:"minItems=1"`
+	Processors    []ProcessorBlock `json:"processors"               jsonschema:"minItems=1"`
 	RunRules
 }
 
@@ -93,9 +93,9 @@ type TriggerBlock struct {
 // HTTPBlock is a POST per processor, or one per phase.
 type HTTPBlock struct {
 	URL    string `json:"url"`
-	Auth   string `json:"auth,omitempty" jsonschema:"enum=none,enum=oidc"`
-	Per    string `json:"per,omitempty" jsonschema:"enum=processor,enum=phase"`
-	Reply  string `json:"reply,omitempty" jsonschema:"enum=sync,enum=async"`
+	Auth   string `json:"auth,omitempty"   jsonschema:"enum=none,enum=oidc"`
+	Per    string `json:"per,omitempty"    jsonschema:"enum=processor,enum=phase"`
+	Reply  string `json:"reply,omitempty"  jsonschema:"enum=sync,enum=async"`
 	Body   string `json:"body,omitempty"`
 	Health string `json:"health,omitempty"`
 	// Timeout is how long the call may take to be answered.
@@ -118,7 +118,7 @@ type AdapterBlock struct {
 // RampBlock lets dates in slowly.
 type RampBlock struct {
 	Start int `json:"start" jsonschema:"minimum=1"`
-	Step  int `json:"step" jsonschema:"minimum=1"`
+	Step  int `json:"step"  jsonschema:"minimum=1"`
 	Every int `json:"every" jsonschema:"minimum=1"`
 }
 
@@ -135,7 +135,7 @@ type ProcessorBlock struct {
 // WindowBlock is a dependence on other dates: days or games, and only of the same season when it says so.
 type WindowBlock struct {
 	Phase  string `json:"phase"`
-	Days   int    `json:"days,omitempty" jsonschema:"minimum=1"`
-	Games  int    `json:"games,omitempty" jsonschema:"minimum=1"`
+	Days   int    `json:"days,omitempty"   jsonschema:"minimum=1"`
+	Games  int    `json:"games,omitempty"  jsonschema:"minimum=1"`
 	Within string `json:"within,omitempty" jsonschema:"enum=season"`
 }

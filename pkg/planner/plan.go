@@ -3,6 +3,7 @@ package planner
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -67,7 +68,7 @@ func (p *Planner) pipeline(r backfill.Request) (*backfill.Pipeline, error) {
 	var faults fault.List
 	pl, ok := p.Pipelines[r.Pipeline]
 	if !ok {
-		names := slices.Sorted(keys(p.Pipelines))
+		names := slices.Sorted(maps.Keys(p.Pipelines))
 		faults.Addf("unknown pipeline %q: known here are %s", r.Pipeline, strings.Join(names, ", "))
 		return nil, faults.Err()
 	}
@@ -80,7 +81,7 @@ func (p *Planner) pipeline(r backfill.Request) (*backfill.Pipeline, error) {
 			faults.Addf("unknown phase %q: pipeline %s has %s", ph, pl.Name, strings.Join(ids, ", "))
 		}
 	}
-	for _, name := range slices.Sorted(keys(r.Limits)) {
+	for _, name := range slices.Sorted(maps.Keys(r.Limits)) {
 		ph, ok := pl.Phase(name)
 		if !ok {
 			faults.Addf("limits names the unknown phase %q: pipeline %s has %s", name, pl.Name, strings.Join(ids, ", "))
@@ -178,7 +179,7 @@ func reach(pl *backfill.Pipeline, cal, dates backfill.Calendar) backfill.Calenda
 	for i := range pl.Phases {
 		for j := range pl.Phases[i].Processors {
 			for _, w := range pl.Phases[i].Processors[j].Windows {
-				from = min(from, dates.At(0).Date-backfill.Date(w.Days), cal.At(max(0, first-w.Games)).Date) //nolint:gosec // days
+				from = min(from, dates.At(0).Date-backfill.Date(w.Days), cal.At(max(0, first-w.Games)).Date)
 			}
 		}
 	}
@@ -198,53 +199,64 @@ func (p *Planner) done(ctx context.Context, pl *backfill.Pipeline, cal backfill.
 	return done, err
 }
 
+// gaps are cells that a backfill builds on, does not do itself, and history does not have.
+type gaps struct {
+	scope    *backfill.Scope
+	accepted []backfill.Span
+	done     map[warehouse.Run]bool
+	found    map[string]map[backfill.Date]bool // by phase
+}
+
 // missing lists what the backfill builds on, does not do itself, and history does not have.
 func missing(s *backfill.Scope, r backfill.Request, done map[warehouse.Run]bool) error {
-	gaps := map[string]map[backfill.Date]bool{} // by phase
-	need := func(phase string, p backfill.Partition) {
-		ph, ok := s.Pipeline.Phase(phase)
-		if !ok || !ph.AppliesTo(p.Season) || slices.ContainsFunc(r.AcceptGaps, func(g backfill.Span) bool { return g.Contains(p.Date) }) {
-			return
-		}
-		for i := range ph.Processors {
-			if !done[warehouse.Run{Date: p.Date, Phase: phase, Processor: ph.Processors[i].Name}] {
-				if gaps[phase] == nil {
-					gaps[phase] = map[backfill.Date]bool{}
-				}
-				gaps[phase][p.Date] = true
-				return
-			}
-		}
-	}
+	g := gaps{s, r.AcceptGaps, done, map[string]map[backfill.Date]bool{}}
 	for _, part := range s.Dates.All() {
 		for _, ph := range s.Phases(part.Season) {
-			for _, after := range ph.After {
-				if !s.Selected(after) {
-					need(after, part)
-				}
-			}
-			for i := range ph.Processors {
-				for _, w := range ph.Processors[i].Windows {
-					for _, p := range s.Window(w, ph.ID, part.Date) {
-						if _, ours := s.Dates.Index(p.Date); !ours || !s.Selected(w.Phase) {
-							need(w.Phase, p)
-						}
-					}
-				}
-			}
+			g.phase(part, ph)
 		}
 	}
 	var faults fault.List
-	for _, phase := range slices.Sorted(keys(gaps)) {
-		dates := make([]backfill.Date, 0, len(gaps[phase]))
-		for d := range gaps[phase] {
-			dates = append(dates, d)
-		}
-		slices.Sort(dates)
+	for _, phase := range slices.Sorted(maps.Keys(g.found)) {
+		dates := slices.Sorted(maps.Keys(g.found[phase]))
 		faults.Addf("%s is needed but not complete in history for %d dates (%s): backfill them too, or name them in accept_gaps",
 			phase, len(dates), spans(s.Calendar, dates))
 	}
 	return faults.Err()
+}
+
+// phase looks at what one phase of a date builds on.
+func (g *gaps) phase(part backfill.Partition, ph *backfill.Phase) {
+	for _, after := range ph.After {
+		if !g.scope.Selected(after) {
+			g.need(after, part)
+		}
+	}
+	for i := range ph.Processors {
+		for _, w := range ph.Processors[i].Windows {
+			for _, p := range g.scope.Window(w, ph.ID, part.Date) {
+				if _, ours := g.scope.Dates.Index(p.Date); !ours || !g.scope.Selected(w.Phase) {
+					g.need(w.Phase, p)
+				}
+			}
+		}
+	}
+}
+
+// need notes a cell unless history has all of it.
+func (g *gaps) need(phase string, p backfill.Partition) {
+	ph, ok := g.scope.Pipeline.Phase(phase)
+	if !ok || !ph.AppliesTo(p.Season) || slices.ContainsFunc(g.accepted, func(s backfill.Span) bool { return s.Contains(p.Date) }) {
+		return
+	}
+	for i := range ph.Processors {
+		if !g.done[warehouse.Run{Date: p.Date, Phase: phase, Processor: ph.Processors[i].Name}] {
+			if g.found[phase] == nil {
+				g.found[phase] = map[backfill.Date]bool{}
+			}
+			g.found[phase][p.Date] = true
+			return
+		}
+	}
 }
 
 // spans writes dates as ranges of neighbours in the calendar, in the form that accept_gaps takes.

@@ -3,6 +3,7 @@
 package planner
 
 import (
+	"maps"
 	"math"
 	"reflect"
 	"regexp"
@@ -51,7 +52,7 @@ func Check(m *pb.BackfillRequested) (backfill.Request, error) {
 	default:
 		faults.Addf("on_exhausted %q is neither continue nor pause", m.GetOnExhausted())
 	}
-	for _, name := range slices.Sorted(keys(m.GetLimits())) {
+	for _, name := range slices.Sorted(maps.Keys(m.GetLimits())) {
 		l := m.GetLimits()[name]
 		if l.GetMaxDates() < 0 || l.GetMaxProcessors() < 0 {
 			faults.Addf("limits.%s must not be negative", name)
@@ -70,16 +71,6 @@ func Check(m *pb.BackfillRequested) (backfill.Request, error) {
 		r.AcceptGaps = append(r.AcceptGaps, backfill.Span{From: a, To: b})
 	}
 	return r, faults.Err()
-}
-
-func keys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 func checkDates(faults *fault.List, d *pb.DateSelection, r *backfill.Request) {

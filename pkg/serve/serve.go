@@ -24,12 +24,12 @@ import (
 type Config struct {
 	ProjectID          string `envconfig:"PROJECT_ID"`
 	Pipelines          string `envconfig:"PIPELINES"`
-	Bus                string `envconfig:"BUS" default:"gcp"`
-	State              string `envconfig:"STATE" default:"firestore"`
-	Warehouse          string `envconfig:"WAREHOUSE" default:"bigquery"`
+	Bus                string `default:"gcp"                    envconfig:"BUS"`
+	State              string `default:"firestore"              envconfig:"STATE"`
+	Warehouse          string `default:"bigquery"               envconfig:"WAREHOUSE"`
 	PushAudience       string `envconfig:"PUSH_AUDIENCE"`
 	PushServiceAccount string `envconfig:"PUSH_SERVICE_ACCOUNT"`
-	LogLevel           string `envconfig:"LOG_LEVEL" default:"info"`
+	LogLevel           string `default:"info"                   envconfig:"LOG_LEVEL"`
 	Port               int    `envconfig:"-"`
 }
 
@@ -41,7 +41,7 @@ func Load() (Config, error) {
 		faults.Addf("%v", err)
 	}
 	port := struct {
-		Port int `envconfig:"PORT" default:"8080"`
+		Port int `default:"8080" envconfig:"PORT"`
 	}{}
 	if err := envconfig.Process("", &port); err != nil {
 		faults.Addf("%v", err)

@@ -45,8 +45,8 @@ type Letter struct {
 const topic = event.TopicCompletions
 
 var (
-	one = bus.Subscription{Consumer: "one", Topic: topic} //nolint:gochecknoglobals // values
-	two = bus.Subscription{Consumer: "two", Topic: topic} //nolint:gochecknoglobals // values
+	one = bus.Subscription{Consumer: "one", Topic: topic}
+	two = bus.Subscription{Consumer: "two", Topic: topic}
 )
 
 // Run runs the suite.

@@ -25,7 +25,7 @@ func quick(int) time.Duration { return time.Millisecond }
 func dead(t *testing.T, b bustest.Bus, topic string) []bustest.Letter {
 	t.Helper()
 	var out []bustest.Letter
-	for _, l := range b.(*membus.Bus).DeadLetters(topic) { //nolint:forcetypeassert // made below
+	for _, l := range b.(*membus.Bus).DeadLetters(topic) {
 		out = append(out, bustest.Letter{ID: l.Event.ID, Reason: l.Reason})
 	}
 	return out
@@ -170,7 +170,7 @@ func TestChaosDuplicatesDelaysAndRedelivers(t *testing.T) {
 	drainOne := func(e *event.Event) (bool, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		n := e.Data.(*pb.ProcessorCompleted).GetProcessor() //nolint:forcetypeassert // made above
+		n := e.Data.(*pb.ProcessorCompleted).GetProcessor()
 		seen <- n
 		if !first[n] {
 			inOrder, last = inOrder && n > last, n

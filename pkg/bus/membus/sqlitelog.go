@@ -35,7 +35,7 @@ func OpenLog(ctx context.Context, path string) (*SQLiteLog, error) {
 		return nil, err
 	}
 	l := &SQLiteLog{db: db, forget: make(chan int64, 4096), stop: make(chan struct{}), done: make(chan struct{})}
-	go l.sweep()
+	go l.sweep() //nolint:gosec // the log outlives the call that opens it
 	return l, nil
 }
 
@@ -138,7 +138,7 @@ const forgetEvery = 20 * time.Millisecond
 // forgetBatch is how many rows are deleted by one statement.
 const forgetBatch = 500
 
-var forgetQuery = "DELETE FROM bus_log WHERE number IN (?" + strings.Repeat(",?", forgetBatch-1) + ")" //nolint:gochecknoglobals // a constant
+var forgetQuery = "DELETE FROM bus_log WHERE number IN (?" + strings.Repeat(",?", forgetBatch-1) + ")"
 
 func (l *SQLiteLog) sweep() {
 	defer close(l.done)

@@ -35,21 +35,21 @@ func (c *cache) get(k dateKey) (backfill.Record, bool) {
 		return backfill.Record{}, false
 	}
 	c.order.MoveToFront(e)
-	return e.Value.(*cached).rec, true //nolint:forcetypeassert // the list holds nothing else
+	return e.Value.(*cached).rec, true
 }
 
 func (c *cache) put(k dateKey, r backfill.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, ok := c.items[k]; ok {
-		e.Value.(*cached).rec = r //nolint:forcetypeassert // the list holds nothing else
+		e.Value.(*cached).rec = r
 		c.order.MoveToFront(e)
 		return
 	}
 	c.items[k] = c.order.PushFront(&cached{k, r})
 	if c.order.Len() > c.max {
 		last := c.order.Back()
-		delete(c.items, last.Value.(*cached).key) //nolint:forcetypeassert // the list holds nothing else
+		delete(c.items, last.Value.(*cached).key)
 		c.order.Remove(last)
 	}
 }

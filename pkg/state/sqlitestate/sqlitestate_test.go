@@ -49,7 +49,7 @@ func TestSurvivesReopening(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, path)
-	defer s.Close() //nolint:errcheck // only read
+	defer s.Close()
 	r, err := s.Date(t.Context(), "b", d)
 	if err != nil || !r.Has(fact.Key) || !r.WakeAt.Equal(at) || r.Season != "s" {
 		t.Errorf("%+v, %v", r, err)

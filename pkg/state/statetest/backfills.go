@@ -218,7 +218,7 @@ func pipelines(t *testing.T, s state.Store) {
 func strangeNames(t *testing.T, s state.Store) {
 	create(t, s, "b", 1)
 	odd := backfill.Fact{Key: backfill.Key{Phase: "phase/with.dots `and` \\ ticks", Processor: "a.b/c[d]~*", Attempt: 1, Kind: backfill.Succeeded}, Value: backfill.Value{At: epoch}}
-	add(t, s, "b", first, odd)
+	add(t, s, first, odd)
 	if r := date(t, s, "b", first); !r.Has(odd.Key) {
 		t.Errorf("%+v", r.Facts())
 	}

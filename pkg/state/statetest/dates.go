@@ -23,8 +23,8 @@ func merge(t *testing.T, s state.Store) {
 			CorrelationID: "c",
 		},
 	}
-	add(t, s, "b", first, fact("p", 1, backfill.Dispatched), full)
-	add(t, s, "b", first, backfill.Fact{Key: backfill.Key{Phase: "one", Kind: backfill.Triggered}, Value: backfill.Value{At: epoch}},
+	add(t, s, first, fact("p", 1, backfill.Dispatched), full)
+	add(t, s, first, backfill.Fact{Key: backfill.Key{Phase: "one", Kind: backfill.Triggered}, Value: backfill.Value{At: epoch}},
 		fact("q", 0, backfill.Skipped))
 	r := date(t, s, "b", first)
 	if r.Len() != 4 || r.Season != "2023-24" || r.Date != first {
@@ -39,10 +39,10 @@ func merge(t *testing.T, s state.Store) {
 
 func idempotent(t *testing.T, s state.Store) {
 	create(t, s, "b", 1)
-	add(t, s, "b", first, fact("p", 1, backfill.Succeeded))
+	add(t, s, first, fact("p", 1, backfill.Succeeded))
 	before := date(t, s, "b", first)
 	for range 3 {
-		add(t, s, "b", first, fact("p", 1, backfill.Succeeded))
+		add(t, s, first, fact("p", 1, backfill.Succeeded))
 	}
 	if after := date(t, s, "b", first); after.Len() != before.Len() || after.Len() != 1 {
 		t.Errorf("%d facts became %d", before.Len(), after.Len())
@@ -78,7 +78,7 @@ func crowd(t *testing.T, s state.Store) {
 func readBack(t *testing.T, s state.Store) {
 	create(t, s, "b", 1)
 	for i := range 30 {
-		if r := add(t, s, "b", first, fact(fmt.Sprint("p", i), 1, backfill.Succeeded)); r.Len() != i+1 {
+		if r := add(t, s, first, fact(fmt.Sprint("p", i), 1, backfill.Succeeded)); r.Len() != i+1 {
 			t.Fatalf("after %d merges the record holds %d facts", i+1, r.Len())
 		}
 	}
@@ -93,7 +93,7 @@ func manyFacts(t *testing.T, s state.Store) {
 		}
 	}
 	for len(facts) > 0 {
-		add(t, s, "b", first, facts[:50]...)
+		add(t, s, first, facts[:50]...)
 		facts = facts[50:]
 	}
 	if r := date(t, s, "b", first); r.Len() != 500 {
@@ -107,7 +107,7 @@ func longMessages(t *testing.T, s state.Store) {
 	for i := range 9 {
 		f := fact(fmt.Sprint("p", i), 1, backfill.Failed)
 		f.Message = strings.Repeat("é", 50_000)
-		add(t, s, "b", first, f)
+		add(t, s, first, f)
 	}
 	r := date(t, s, "b", first)
 	for _, f := range r.Facts() {
@@ -122,7 +122,7 @@ func longMessages(t *testing.T, s state.Store) {
 
 func createDatesAgain(t *testing.T, s state.Store) {
 	create(t, s, "b", 2)
-	add(t, s, "b", first, fact("p", 1, backfill.Succeeded))
+	add(t, s, first, fact("p", 1, backfill.Succeeded))
 	must(t, s.CreateDates(t.Context(), "b", []backfill.Record{
 		backfill.NewRecord(first, "2023-24", fact("q", 0, backfill.Skipped)), backfill.NewRecord(first+2, "2023-24", fact("r", 0, backfill.Skipped)),
 	}))
@@ -136,7 +136,7 @@ func createDatesAgain(t *testing.T, s state.Store) {
 func scan(t *testing.T, s state.Store) {
 	const n = 1100
 	create(t, s, "b", n)
-	add(t, s, "b", first+1000, fact("p", 1, backfill.Succeeded))
+	add(t, s, first+1000, fact("p", 1, backfill.Succeeded))
 	next := first + 50
 	must(t, s.ScanDates(t.Context(), "b", first+50, first+n-2, func(r backfill.Record) error {
 		want := 0
@@ -209,7 +209,7 @@ func rearm(t *testing.T, s state.Store) {
 	if !later.WakeAt.Equal(epoch.Add(time.Hour)) {
 		t.Errorf("wakes at %s", later.WakeAt)
 	}
-	add(t, s, "b", first, fact("p", 1, backfill.Failed))
+	add(t, s, first, fact("p", 1, backfill.Failed))
 	if ok, err := s.Rearm(t.Context(), "b", later, time.Time{}); err != nil || ok {
 		t.Errorf("rearmed %t after a change, %v", ok, err)
 	}
@@ -227,7 +227,7 @@ func rearm(t *testing.T, s state.Store) {
 func separate(t *testing.T, s state.Store) {
 	create(t, s, "b", 2)
 	create(t, s, "b-2", 2)
-	add(t, s, "b", first, fact("p", 1, backfill.Succeeded))
+	add(t, s, first, fact("p", 1, backfill.Succeeded))
 	if r := date(t, s, "b-2", first); r.Len() != 0 {
 		t.Errorf("%+v", r.Facts())
 	}
@@ -235,7 +235,7 @@ func separate(t *testing.T, s state.Store) {
 
 func separateDates(t *testing.T, s state.Store) {
 	create(t, s, "b", 3)
-	add(t, s, "b", first+1, fact("p", 1, backfill.Succeeded))
+	add(t, s, first+1, fact("p", 1, backfill.Succeeded))
 	for _, d := range []backfill.Date{first, first + 2} {
 		if r := date(t, s, "b", d); r.Len() != 0 {
 			t.Errorf("%s: %+v", d, r.Facts())
@@ -343,7 +343,7 @@ func watch(t *testing.T, s state.Store) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		// Watch may take a moment to begin: changes go on until it shows that it sees them.
 		n++
-		add(t, s, "b", first+1, fact(fmt.Sprint("p", n), 1, backfill.Succeeded))
+		add(t, s, first+1, fact(fmt.Sprint("p", n), 1, backfill.Succeeded))
 		_, err := s.UpdateBackfill(t.Context(), "b", 0, func(b *backfill.Backfill) error { b.Progress.Attempts = n; return nil })
 		must(t, err)
 		if doc, facts := seen(); doc != nil && facts[first+1] > 0 {

@@ -115,9 +115,10 @@ func date(t *testing.T, s state.Store, id string, d backfill.Date) backfill.Reco
 	return r
 }
 
-func add(t *testing.T, s state.Store, id string, d backfill.Date, facts ...backfill.Fact) backfill.Record {
+// add merges facts into a date of backfill b.
+func add(t *testing.T, s state.Store, d backfill.Date, facts ...backfill.Fact) backfill.Record {
 	t.Helper()
-	r, err := s.Merge(t.Context(), id, d, time.Time{}, facts...)
+	r, err := s.Merge(t.Context(), "b", d, time.Time{}, facts...)
 	must(t, err)
 	return r
 }

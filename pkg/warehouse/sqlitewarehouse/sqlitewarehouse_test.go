@@ -47,7 +47,7 @@ func open(t *testing.T) *sqlitewarehouse.Warehouse {
 func TestReplacingAPartition(t *testing.T) {
 	t.Parallel()
 	w := open(t)
-	defer w.Close() //nolint:errcheck // read only by now
+	defer w.Close()
 	tab := sqlitewarehouse.Table{Name: "raw.games", Columns: []string{"game_date", "n"}, Partition: "game_date"}
 	if err := w.CreateTable(t.Context(), tab); err != nil {
 		t.Fatal(err)

@@ -56,7 +56,7 @@ func (w *Warehouse) Calendar(ctx context.Context, t backfill.CalendarTable) ([]b
 		return nil, err
 	}
 	date := quote(t.Date)
-	rows, err := w.db.QueryContext(ctx, fmt.Sprintf( //nolint:gosec // checked identifiers
+	rows, err := w.db.QueryContext(ctx, fmt.Sprintf(
 		"SELECT %s, min(%s) FROM %s WHERE %s IS NOT NULL GROUP BY 1 ORDER BY 1", date, season, quote(t.Table), date))
 	if err != nil {
 		return nil, fmt.Errorf("reading the calendar %s: %w", t.Table, err)
@@ -86,7 +86,7 @@ func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to
 	for _, s := range h.Succeeded {
 		args = append(args, s)
 	}
-	query := fmt.Sprintf("SELECT DISTINCT %s, %s, %s FROM %s WHERE %s BETWEEN ? AND ? AND %s IN (%s)", //nolint:gosec // checked identifiers
+	query := fmt.Sprintf("SELECT DISTINCT %s, %s, %s FROM %s WHERE %s BETWEEN ? AND ? AND %s IN (%s)",
 		quote(h.Date), quote(h.Phase), quote(h.Processor), quote(h.Table), quote(h.Date), quote(h.Status),
 		strings.TrimSuffix(strings.Repeat("?,", len(h.Succeeded)), ","))
 	rows, err := w.db.QueryContext(ctx, query, args...)

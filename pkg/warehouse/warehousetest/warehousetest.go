@@ -53,9 +53,9 @@ func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 	}
 }
 
-var source = backfill.CalendarTable{Table: "ref.schedule", Date: "game_date", Season: "season"} //nolint:gochecknoglobals // a value
+var source = backfill.CalendarTable{Table: "ref.schedule", Date: "game_date", Season: "season"}
 
-var runs = backfill.HistorySource{ //nolint:gochecknoglobals // a value
+var runs = backfill.HistorySource{
 	Table: "ref.history", Processor: "processor_name", Date: "data_date", Phase: "phase", Status: "status", Succeeded: []string{"success", "ok"},
 }
 
@@ -146,7 +146,7 @@ func injection(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	}
 }
 
-var historyColumns = []string{"processor_name", "data_date", "phase", "status"} //nolint:gochecknoglobals // a value
+var historyColumns = []string{"processor_name", "data_date", "phase", "status"}
 
 func done(t *testing.T, w warehouse.Warehouse, h backfill.HistorySource, from, to string) []warehouse.Run {
 	t.Helper()
@@ -199,7 +199,7 @@ func longHistory(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	}
 }
 
-var epoch = time.Date(2024, 5, 1, 12, 0, 0, 123456000, time.UTC) //nolint:gochecknoglobals // a value
+var epoch = time.Date(2024, 5, 1, 12, 0, 0, 123456000, time.UTC)
 
 func line(id string, second int) *pb.BackfillEvent {
 	return &pb.BackfillEvent{

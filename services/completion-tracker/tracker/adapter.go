@@ -61,7 +61,7 @@ func (a Adapter) Read(raw []byte) (*pb.ProcessorCompleted, error) {
 		BackfillId: text(doc, f["backfill_id"]), Pipeline: a.pipeline, Phase: use.id, Date: text(doc, f["date"]),
 		Processor: text(doc, f["processor"]), Message: text(doc, f["message"]), CorrelationId: text(doc, f["correlation_id"]),
 		Records: number(&faults, doc, f["records"]), BytesBilled: number(&faults, doc, f["bytes_billed"]),
-		Attempt:   int32(number(&faults, doc, f["attempt"])), //nolint:gosec // checked by Check
+		Attempt:   int32(number(&faults, doc, f["attempt"])),
 		StartedAt: instant(&faults, doc, f["started_at"]), FinishedAt: instant(&faults, doc, f["finished_at"]),
 	}
 	if p := text(doc, f["phase"]); p != "" {
@@ -73,9 +73,9 @@ func (a Adapter) Read(raw []byte) (*pb.ProcessorCompleted, error) {
 		}
 	}
 	if word := text(doc, f["status"]); word != "" {
-		if m.Status = use.spec.Status[word]; m.Status == "" && len(use.spec.Status) > 0 {
+		if m.Status = use.spec.Status[word]; m.GetStatus() == "" && len(use.spec.Status) > 0 {
 			faults.Addf("field %q is %q, which the pipeline's status map does not have", f["status"], word)
-		} else if m.Status == "" {
+		} else if m.GetStatus() == "" {
 			m.Status = word
 		}
 	}

@@ -194,7 +194,7 @@ func (t *Tracker) tell(ctx context.Context, m *pb.ProcessorCompleted, at target,
 	run := rec.Run(at.scope.ID, at.phase, at.proc)
 	p := &pb.PhaseProgressed{
 		BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Date: at.date.String(), Phase: at.phase.ID, Processor: at.proc.Name,
-		Attempt: int32(fact.Attempt), Status: string(fact.Kind), Tally: Wire(tally), Facts: int32(rec.Len()), //nolint:gosec // small
+		Attempt: int32(fact.Attempt), Status: string(fact.Kind), Tally: Wire(tally), Facts: int32(rec.Len()),
 		Unblocks: run.State.Done() && at.scope.Pipeline.Needed(ref), At: timestamppb.New(fact.At),
 	}
 	subject := event.Subject(p.GetBackfillId(), p.GetDate(), p.GetPhase())
@@ -209,7 +209,7 @@ func (t *Tracker) journal(m *pb.ProcessorCompleted, at target, run backfill.Run,
 	line := func(kind, message string) *event.Event {
 		e := &pb.BackfillEvent{
 			BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Kind: kind, Date: at.date.String(), Phase: at.phase.ID,
-			Processor: at.proc.Name, Attempt: int32(fact.Attempt), Message: message, //nolint:gosec // small
+			Processor: at.proc.Name, Attempt: int32(fact.Attempt), Message: message,
 			Records: fact.Records, BytesBilled: fact.BytesBilled,
 		}
 		if !fact.StartedAt.IsZero() && !fact.FinishedAt.IsZero() {
@@ -269,7 +269,7 @@ func Check(m *pb.ProcessorCompleted) error {
 
 // Wire is a tally as a message.
 func Wire(t backfill.Tally) *pb.Tally {
-	n := func(i int) int32 { return int32(i) } //nolint:gosec // processors of a phase
+	n := func(i int) int32 { return int32(i) }
 	return &pb.Tally{
 		Total: n(t.Total), Succeeded: n(t.Succeeded), Skipped: n(t.Skipped), Waived: n(t.Waived),
 		InFlight: n(t.InFlight), Retrying: n(t.Retrying), Exhausted: n(t.Exhausted), Pending: n(t.Pending),

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
@@ -16,6 +18,8 @@ import (
 	pb "sluice.dev/proto/gen/sluice/v1"
 	"sluice.dev/services/completion-tracker/tracker"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var now = time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
 
@@ -51,7 +55,7 @@ func (r *recorder) last(topic string) *event.Event {
 func (r *recorder) kinds() []string {
 	var out []string
 	for _, e := range r.sent[event.TopicEvents] {
-		out = append(out, e.Data.(*pb.BackfillEvent).GetKind()) //nolint:forcetypeassert // nothing else goes there
+		out = append(out, e.Data.(*pb.BackfillEvent).GetKind())
 	}
 	return out
 }
@@ -103,7 +107,7 @@ func TestPhaseIsCompleteAtNofN(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := pub.last(event.TopicPhaseCompletions)
-		m := e.Data.(*pb.PhaseProgressed) //nolint:forcetypeassert // nothing else goes there
+		m := e.Data.(*pb.PhaseProgressed)
 		want, done := event.TypeProgressed, int32(1)
 		if i > 2 {
 			want, done = event.TypePhaseDone, 2
@@ -140,7 +144,7 @@ func TestFailuresRetryAndExhaust(t *testing.T) {
 	if err := report(t, tr, completed("a", "succeeded")); err != nil {
 		t.Fatal(err)
 	}
-	if m := pub.last(event.TopicPhaseCompletions).Data.(*pb.PhaseProgressed); m.GetTally().GetSucceeded() != 1 || m.GetAttempt() != 2 { //nolint:forcetypeassert // nothing else goes there
+	if m := pub.last(event.TopicPhaseCompletions).Data.(*pb.PhaseProgressed); m.GetTally().GetSucceeded() != 1 || m.GetAttempt() != 2 {
 		t.Errorf("%v", m)
 	}
 }

@@ -272,7 +272,7 @@ func (s *Server) follow(
 			for _, d := range dates {
 				msg.Dates = append(msg.Dates, d)
 			}
-			sort.Slice(msg.Dates, func(i, j int) bool { return msg.Dates[i].GetDate() < msg.Dates[j].GetDate() })
+			sort.Slice(msg.GetDates(), func(i, j int) bool { return msg.GetDates()[i].GetDate() < msg.GetDates()[j].GetDate() })
 			if err := stream.Send(msg); err != nil {
 				return err
 			}
@@ -342,9 +342,10 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 		s.log.Error("cannot take a message", "error", err)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	for _, f := range fault.Faults(err) {
-		_, _ = w.Write([]byte(f + "\n"))
+		_, _ = w.Write([]byte(f + "\n")) //nolint:gosec // plain text that browsers may not take for anything else
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
-func n32(n int) int32 { return int32(n) } //nolint:gosec // counts of dates and runs stay far below 2^31
+func n32(n int) int32 { return int32(n) }
 
 // stamp is a time as a message; zero is absent.
 func stamp(t time.Time) *timestamppb.Timestamp {

@@ -140,7 +140,7 @@ type outcome struct {
 func (d *Dispatcher) report(ctx context.Context, dr *drive, k backfill.RunKey, attempt int, o outcome) error {
 	m := &pb.ProcessorCompleted{
 		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Date: k.Date.String(), Phase: k.Phase, Processor: k.Processor,
-		Attempt: int32(attempt), Status: o.status, Message: o.message, //nolint:gosec // small
+		Attempt: int32(attempt), Status: o.status, Message: o.message,
 	}
 	if o.status == "failed" {
 		m.Retryable = &o.retryable

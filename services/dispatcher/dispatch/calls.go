@@ -123,15 +123,15 @@ func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
 			d.complain(dr.ctx, dr, "cannot record an acceptance", err)
 		}
 	case succeeded, failed:
-		d.free(dr, j, ans, !retrigger || ans.kind == failed)
+		d.free(j, ans, !retrigger || ans.kind == failed)
 		d.answered(dr, j, ans, started, now, retrigger)
 	case interrupted:
-		d.free(dr, j, ans, false)
+		d.free(j, ans, false)
 	}
 }
 
 // free ends the runs of a call for admission; with an outcome, which is then to be recorded.
-func (d *Dispatcher) free(dr *drive, j backfill.Job, ans answer, outcome bool) {
+func (d *Dispatcher) free(j backfill.Job, ans answer, outcome bool) {
 	d.mu.Lock()
 	for _, name := range j.Processors {
 		k := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
@@ -234,7 +234,7 @@ func (d *Dispatcher) journalDispatch(ctx context.Context, dr *drive, date backfi
 	for i, f := range facts {
 		e := &pb.BackfillEvent{
 			BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: "dispatched", Date: date.String(), Phase: f.Phase, Processor: f.Processor,
-			Attempt: int32(f.Attempt), //nolint:gosec // small
+			Attempt: int32(f.Attempt),
 		}
 		events[i] = event.Journal(Name, f.At, e)
 	}

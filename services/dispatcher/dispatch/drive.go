@@ -16,7 +16,7 @@ type drive struct {
 	scope   *backfill.Scope
 	request backfill.Request
 	epoch   int64
-	ctx     context.Context // ends with the calls of the backfill //nolint:containedctx // one per drive, not per call
+	ctx     context.Context // ends with the calls of the backfill
 	cancel  context.CancelFunc
 	flushed time.Time
 
@@ -108,7 +108,7 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 		scope: backfill.NewScope(b, p), request: b.Request, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
 		calling: map[backfill.RunKey]bool{}, progress: newProgress(p, b.Progress), flushed: d.Now(),
 	}
-	dr.ctx, dr.cancel = context.WithCancel(context.Background()) //nolint:gosec // cancelled by drop, cancel or shutdown
+	dr.ctx, dr.cancel = context.WithCancel(context.Background())
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()

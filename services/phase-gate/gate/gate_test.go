@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
@@ -16,6 +18,8 @@ import (
 	pb "sluice.dev/proto/gen/sluice/v1"
 	"sluice.dev/services/phase-gate/gate"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var now = time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
 

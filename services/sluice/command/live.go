@@ -87,7 +87,7 @@ func insert(sorted []string, s string) []string {
 func (v *view) View() tea.View { return tea.NewView(v.text()) }
 
 // marks are the map's signs for the states of a phase on a date.
-var marks = map[string]string{ //nolint:gochecknoglobals // a table
+var marks = map[string]string{
 	"none": " ", "waiting": "·", "running": "▒", "complete": "█", "failed": "✗",
 }
 

@@ -46,7 +46,7 @@ type Options struct {
 type Platform struct {
 	opts     Options
 	outside  map[string]*rate.Limiter
-	ctx      context.Context // ends with the platform //nolint:containedctx // its work outlives the requests that start it
+	ctx      context.Context // ends with the platform
 	stop     context.CancelFunc
 	work     sync.WaitGroup
 	mu       sync.Mutex
@@ -80,7 +80,7 @@ func New(o Options) *Platform {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Platform{
-		opts: o, ctx: ctx, stop: stop, rng: rand.New(rand.NewPCG(o.Seed, 0x9e3779b97f4a7c15)), //nolint:gosec // repeatable, not secret
+		opts: o, ctx: ctx, stop: stop, rng: rand.New(rand.NewPCG(o.Seed, 0x9e3779b97f4a7c15)),
 		outside: map[string]*rate.Limiter{},
 	}
 	if o.Speed > 0 { // a little more generous than what callers are told, as real ones are

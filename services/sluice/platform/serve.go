@@ -12,7 +12,7 @@ import (
 )
 
 // rawFor are the raw processors that read what each scraper scraped.
-var rawFor = map[string]string{ //nolint:gochecknoglobals // facts
+var rawFor = map[string]string{
 	"bdl_games": "BdlGamesProcessor", "bdl_player_boxscores": "BdlTeamsProcessor", "bdl_team_boxscores": "BdlPlayersProcessor",
 	"nbac_game_summary": "BdlBoxscoresProcessor", "nbac_team_boxscore": "NbacBoxscoreProcessor", "nbac_player_boxscore": "NbacGamesProcessor",
 	"nbac_play_by_play": "NbacPlayersProcessor", "nbap_player_traditional": "NbacTeamsProcessor", "nbap_team_traditional": "NbacTeamBoxscoreProcessor",
@@ -26,7 +26,7 @@ var rawFor = map[string]string{ //nolint:gochecknoglobals // facts
 type duration struct{ median, sigma float64 }
 
 // durations are those of the reference workload for the phases that report by themselves.
-var durations = map[string]duration{ //nolint:gochecknoglobals // facts
+var durations = map[string]duration{
 	"player_game_summary": {4, 0.3}, "team_offense_game_summary": {4, 0.3}, "team_defense_game_summary": {4, 0.3},
 	"upcoming_team_game_context": {7, 0.3}, "upcoming_player_game_context": {9, 0.4},
 	"team_defense_zone_analysis": {29, 0.25}, "player_shot_zone_analysis": {73, 0.25}, "player_composite_factors": {47, 0.25},
@@ -34,7 +34,7 @@ var durations = map[string]duration{ //nolint:gochecknoglobals // facts
 }
 
 // analytics are phase 3's processors; the last one waits for the one before it.
-var analytics = []string{ //nolint:gochecknoglobals // facts
+var analytics = []string{
 	"player_game_summary", "team_offense_game_summary", "team_defense_game_summary", "upcoming_team_game_context", "upcoming_player_game_context",
 }
 

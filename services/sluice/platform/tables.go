@@ -17,11 +17,11 @@ type Tables struct {
 	calendar backfill.Calendar
 }
 
-var schedule = sqlitewarehouse.Table{ //nolint:gochecknoglobals // facts
+var schedule = sqlitewarehouse.Table{
 	Name: "nba_reference.nba_schedule", Columns: []string{"game_date", "season", "game_id"}, Partition: "game_date",
 }
 
-var history = sqlitewarehouse.Table{ //nolint:gochecknoglobals // facts
+var history = sqlitewarehouse.Table{
 	Name: "nba_reference.processor_run_history", Partition: "data_date",
 	Columns: []string{"processor_name", "run_id", "data_date", "phase", "status", "started_at", "processed_at", "duration_seconds", "records_processed"},
 }
@@ -31,7 +31,7 @@ func table(name string, columns ...string) sqlitewarehouse.Table {
 }
 
 // outputs are the tables that processors fill; processors that are not here only leave a history row.
-var outputs = map[string]sqlitewarehouse.Table{ //nolint:gochecknoglobals // facts
+var outputs = map[string]sqlitewarehouse.Table{
 	"BdlGamesProcessor":            table("nba_raw.bdl_games", "game_id"),
 	"NbacGamesProcessor":           table("nba_raw.nbac_player_boxscore", "game_id", "player_id", "points"),
 	"player_game_summary":          table("nba_analytics.player_game_summary", "game_id", "player_lookup", "points"),

@@ -10,7 +10,7 @@ import (
 )
 
 // processors of each phase, by the endpoint that starts the phase; phase 2 has none.
-var paths = []string{"/scrape", "", "/process", "/process-date"} //nolint:gochecknoglobals // facts
+var paths = []string{"/scrape", "", "/process", "/process-date"}
 
 // assertOrder checks with the platform's own log that no phase of a date was called before every processor
 // of the phases that it depends on, on every date that it depends on, had finished.

@@ -44,7 +44,7 @@ func TestFiveThousandDates(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
 		if at, again := keys.LoadOrStore(r.Header.Get("Idempotency-Key"), time.Now()); again {
-			t.Logf("%s was called again after %s", r.Header.Get("Idempotency-Key"), time.Since(at.(time.Time))) //nolint:forcetypeassert // just stored
+			t.Logf("%s was called again after %s", r.Header.Get("Idempotency-Key"), time.Since(at.(time.Time)))
 		}
 	}))
 	t.Cleanup(server.Close)
