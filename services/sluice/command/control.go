@@ -19,7 +19,7 @@ func (a *app) control(action, short string) *cobra.Command {
 		Use: action + " ID", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m.BackfillId = args[0]
-			if m.RequestedBy == "" {
+			if m.GetRequestedBy() == "" {
 				if u, err := user.Current(); err == nil {
 					m.RequestedBy = u.Username
 				}

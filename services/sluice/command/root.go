@@ -82,7 +82,7 @@ func (a *app) complain(err error) {
 			err = errors.New(ce.Message())
 		}
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only an error joined at the top
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {
 			a.complain(one)
 		}

@@ -64,7 +64,7 @@ func TestTablesAgreeWithTheCalendar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // only a test's
+	defer w.Close()
 	for range 2 {   // opened again, the schedule is not written twice
 		if _, err := platform.OpenTables(t.Context(), w); err != nil {
 			t.Fatal(err)

@@ -78,7 +78,7 @@ func (a *asked) answer(status int, text string) {
 		panic(http.ErrAbortHandler) // closes the connection
 	}
 	a.w.WriteHeader(status)
-	_, _ = a.w.Write([]byte(text))
+	_, _ = a.w.Write([]byte(text)) //nolint:gosec // only Sluice reads it
 }
 
 // befall lets trouble happen; false means that the request has been answered with it.

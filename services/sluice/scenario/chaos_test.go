@@ -39,7 +39,7 @@ func TestABusAsBadAsItMayBe(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- l.Serve(ctx, listener) }()
 	const n = 12
-	w.submit("chaos", n, "")
+	w.submit("chaos", n)
 	if a := w.sluice("watch", "chaos"); a.code != 0 {
 		t.Errorf("watch: exit %d\n%s%s", a.code, a.out, a.err)
 	}

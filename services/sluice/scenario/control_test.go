@@ -24,7 +24,7 @@ func TestCancel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, platform.Options{Speed: 20, Seed: 3})
 	w.start()
-	w.submit("cancelled", 20, "")
+	w.submit("cancelled", 20)
 	eventually(t, 20*time.Second, "calls are in flight", func() bool { return w.platform.InFlight() > 20 })
 	w.must("cancel", "cancelled", "--reason", "a test")
 	asked := time.Now()
@@ -45,7 +45,7 @@ func TestCancel(t *testing.T) {
 	if a := w.sluice("resume", "cancelled", "--wait"); a.code == 0 || !contains(a.err, "no effect") {
 		t.Errorf("a cancelled backfill was resumed: exit %d %s", a.code, a.err)
 	}
-	w.submit("after", 2, "") // its dates are free again
+	w.submit("after", 2) // its dates are free again
 	w.must("cancel", "after", "--wait")
 }
 
@@ -53,7 +53,7 @@ func TestPauseAndResume(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, platform.Options{Speed: 100, Seed: 3})
 	w.start()
-	w.submit("pauses", 6, "")
+	w.submit("pauses", 6)
 	w.finished(60)
 	w.must("pause", "pauses", "--wait")
 	if s := w.status("pauses"); s.State != "paused" {
@@ -79,7 +79,7 @@ func TestABrokenProcessorHoldsOnlyWhatNeedsIt(t *testing.T) {
 	}})
 	dates = w.dates(20)
 	w.start()
-	w.submit("broken", 20, "")
+	w.submit("broken", 20)
 	if a := w.sluice("watch", "broken"); a.code != 2 {
 		t.Fatalf("watch: exit %d\n%s%s", a.code, a.out, a.err)
 	}
@@ -129,7 +129,7 @@ func TestTwentyOfTwentyOneNeverPass(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, platform.Options{Seed: 3, Silent: func(processor, _ string) bool { return processor == "RefereesProcessor" }})
 	w.start()
-	w.submit("silent", 2, "")
+	w.submit("silent", 2)
 	if a := w.sluice("watch", "silent"); a.code != 2 {
 		t.Fatalf("watch: exit %d\n%s%s", a.code, a.out, a.err)
 	}
@@ -164,7 +164,7 @@ func TestTheSameTwiceIsOnce(t *testing.T) {
 	w := newWorld(t, platform.Options{Seed: 3})
 	w.start()
 	for range 3 {
-		w.submit("twice", 4, "")
+		w.submit("twice", 4)
 	}
 	other := w.write("other.json", fmt.Sprintf(`{"backfill_id":"twice","pipeline":"nba","dates":{"list":[%q]}}`, w.dates(1)[0]))
 	if a := w.sluice("submit", "-f", other); a.code != 1 || !contains(a.err, "twice", "something else") {
@@ -201,7 +201,7 @@ func TestLateFailuresUndoNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, platform.Options{Seed: 3, Speed: 100})
 	w.start()
-	w.submit("late", 3, "")
+	w.submit("late", 3)
 	for range 10 {
 		w.finished(min(3*52, len(w.platform.Finished())+10))
 		for _, f := range w.platform.Finished()[:10] {

@@ -18,7 +18,7 @@ func TestSurvivesKill9(t *testing.T) {
 	const n = 30
 	dates := w.dates(n)
 	p := w.start()
-	w.submit("crashes", n, "")
+	w.submit("crashes", n)
 	rng := rand.New(rand.NewPCG(7, 7))
 	var ends []time.Time
 	for len(ends) < 5 {
@@ -44,7 +44,7 @@ func TestStopsWithinTheGrace(t *testing.T) {
 			w := newWorld(t, platform.Options{Speed: 200, Seed: 3})
 			const n = 10
 			p := w.start()
-			w.submit("stops", n, "")
+			w.submit("stops", n)
 			w.finished(n * 20)
 			asked := time.Now()
 			took, code := p.stop(signal)
@@ -73,7 +73,7 @@ func TestStopsAlthoughACallHangs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, platform.Options{Speed: 1, Seed: 3}) // a scrape takes 20 s
 	p := w.start()
-	w.submit("hangs", 2, "")
+	w.submit("hangs", 2)
 	eventually(t, 10*time.Second, "calls are in flight", func() bool { return w.platform.InFlight() > 5 })
 	if took, code := p.stop(syscall.SIGTERM); code != 0 || took > 8*time.Second || took < time.Second {
 		t.Errorf("exit %d after %s: calls in flight get their grace, and no more", code, took)

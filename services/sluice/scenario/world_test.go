@@ -217,11 +217,11 @@ func (w *world) must(args ...string) string {
 	return a.out
 }
 
-// submit asks for a backfill of the first n dates of season 2023-24; more is added to the request.
-func (w *world) submit(id string, n int, more string) {
+// submit asks for a backfill of the first n dates of season 2023-24.
+func (w *world) submit(id string, n int) {
 	w.t.Helper()
 	dates := w.dates(n)
-	req := fmt.Sprintf(`{"backfill_id":%q,"pipeline":"nba","dates":{"range":{"start":%q,"end":%q}}%s}`, id, dates[0], dates[n-1], more)
+	req := fmt.Sprintf(`{"backfill_id":%q,"pipeline":"nba","dates":{"range":{"start":%q,"end":%q}}}`, id, dates[0], dates[n-1])
 	w.must("submit", "-f", w.write(id+".json", req))
 }
 
