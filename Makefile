@@ -6,7 +6,7 @@ BUILD := $(CURDIR)/.build
 MODULES := proto pkg services/dispatcher services/completion-tracker services/phase-gate services/console services/sluice
 TESTFLAGS ?= -race -shuffle=on -count=1
 
-.PHONY: help build demo test lint verify generate bench tools modules
+.PHONY: help build demo tutorial test lint verify generate bench tools modules
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ build: ## build the sluice program into .build
 
 demo: build ## run a whole season against the example platform, and summarize
 	@SLUICE=$(BUILD)/sluice deploy/demo.sh
+
+tutorial: ## run every command of the README's tutorial
+	@deploy/tutorial.sh
 
 test: ## run every test of every module
 	go test $(TESTFLAGS) work

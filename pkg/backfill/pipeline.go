@@ -13,6 +13,30 @@ type Pipeline struct {
 	History   *HistorySource     `json:"history,omitempty"`
 	Limiters  map[string]Limiter `json:"limiters,omitempty"`
 	Phases    []Phase            `json:"phases"`
+	Checks    []Check            `json:"checks,omitempty"`
+}
+
+// Check is a question about the data that a phase has written. Which fields count depends on the kind.
+type Check struct {
+	Name      string     `json:"name"`
+	After     string     `json:"after"`
+	Kind      string     `json:"kind"`
+	Blocking  bool       `json:"blocking,omitempty"`
+	Over      string     `json:"over,omitempty"`
+	To        string     `json:"to,omitempty"`
+	Column    string     `json:"column,omitempty"`
+	Columns   []string   `json:"columns,omitempty"`
+	HasMean   bool       `json:"has_mean,omitempty"`
+	Mean      [2]float64 `json:"mean,omitzero"`
+	HasStdDev bool       `json:"has_stddev,omitempty"`
+	StdDev    [2]float64 `json:"stddev,omitzero"`
+	Min       *float64   `json:"min,omitempty"`
+	Max       *float64   `json:"max,omitempty"`
+	Table     string     `json:"table,omitempty"`
+	Metrics   []string   `json:"metrics,omitempty"`
+	MaxChange *float64   `json:"max_change,omitempty"`
+	Query     string     `json:"query,omitempty"`
+	Expect    string     `json:"expect,omitempty"`
 }
 
 // PartitionSource says where the dates come from: exactly one of Table, Dates and DailyFrom.

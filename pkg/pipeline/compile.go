@@ -45,6 +45,7 @@ func (c *compiler) compile() *backfill.Pipeline {
 		seen[b.ID] = true
 		c.p.Phases = append(c.p.Phases, c.phase(at, i, b, rules))
 	}
+	c.checks()
 	if len(c.faults) == 0 {
 		c.references()
 		c.cycles()

@@ -10,6 +10,7 @@ type File struct {
 	Defaults  RunRules             `json:"defaults,omitempty"`
 	Limiters  map[string]LimitRule `json:"limiters,omitempty"`
 	Phases    []PhaseBlock         `json:"phases"             jsonschema:"minItems=1"`
+	Checks    []CheckBlock         `json:"checks,omitempty"`
 }
 
 // PartitionBlock says which column partitions the tables and where the dates come from.
@@ -138,4 +139,25 @@ type WindowBlock struct {
 	Days   int    `json:"days,omitempty"   jsonschema:"minimum=1"`
 	Games  int    `json:"games,omitempty"  jsonschema:"minimum=1"`
 	Within string `json:"within,omitempty" jsonschema:"enum=season"`
+}
+
+// CheckBlock is a question about the data that a phase has written; which fields it takes depends on its kind.
+type CheckBlock struct {
+	Name      string    `json:"name"                 jsonschema:"pattern=^[a-z][a-z0-9_]{0\\,62}$"`
+	After     string    `json:"after"                jsonschema:"description=The phase whose output is looked at"`
+	Kind      string    `json:"kind"                 jsonschema:"enum=count_ratio,enum=distribution,enum=null_fraction,enum=season_over_season,enum=sql"`
+	Blocking  bool      `json:"blocking,omitempty"   jsonschema:"description=Hold what comes after for the dates that fail"`
+	Over      string    `json:"over,omitempty"       jsonschema:"description=count_ratio: the column that is counted first (dataset.table.column)"`
+	To        string    `json:"to,omitempty"         jsonschema:"description=count_ratio: the column whose count is compared with it"`
+	Column    string    `json:"column,omitempty"     jsonschema:"description=distribution: dataset.table.column"`
+	Columns   []string  `json:"columns,omitempty"    jsonschema:"description=null_fraction: dataset.table.column each"`
+	Mean      []float64 `json:"mean,omitempty"       jsonschema:"minItems=2,maxItems=2,description=distribution: the range of the mean"`
+	StdDev    []float64 `json:"stddev,omitempty"     jsonschema:"minItems=2,maxItems=2,description=distribution: the range of the standard deviation"`
+	Min       *float64  `json:"min,omitempty"        jsonschema:"description=The least value (distribution) or ratio (count_ratio)"`
+	Max       *float64  `json:"max,omitempty"        jsonschema:"description=The greatest value (distribution) or fraction (null_fraction)"`
+	Table     string    `json:"table,omitempty"      jsonschema:"description=season_over_season: dataset.table"`
+	Metrics   []string  `json:"metrics,omitempty"    jsonschema:"description=season_over_season: count_dates or count_distinct(c) or avg(c) or sum(c) or min(c) or max(c)"`
+	MaxChange *float64  `json:"max_change,omitempty" jsonschema:"description=season_over_season: the greatest relative change"`
+	Query     string    `json:"query,omitempty"      jsonschema:"description=sql: a query over @dates"`
+	Expect    string    `json:"expect,omitempty"     jsonschema:"enum=no_rows,enum=rows"`
 }

@@ -146,3 +146,47 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+const withChecks = small + `
+checks:
+  - {name: survive, after: one, kind: count_ratio, over: a.b.c, to: d.e.f, min: 0.9, blocking: true}
+  - {name: sane, after: one, kind: distribution, column: a.b.points, mean: [5, 20], min: 0, max: 110}
+  - {name: nulls, after: one, kind: null_fraction, columns: [a.b.c, a.b.d], max: 0.01}
+  - {name: like_last_year, after: one, kind: season_over_season, table: a.b, metrics: [count_dates, count_distinct(p), avg(points)], max_change: 0.15}
+  - {name: custom, after: one, kind: sql, query: "SELECT 1 FROM a.b WHERE d IN UNNEST(@dates)", expect: no_rows}
+`
+
+func TestChecksAreRead(t *testing.T) {
+	t.Parallel()
+	p, err := pipeline.Parse("p.yaml", []byte(withChecks), nbaEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Checks) != 5 || !p.Checks[0].Blocking || *p.Checks[0].Min != 0.9 || p.Checks[1].Mean != [2]float64{5, 20} || !p.Checks[1].HasMean {
+		t.Errorf("%+v", p.Checks)
+	}
+}
+
+func TestChecksThatMakeNoSense(t *testing.T) {
+	t.Parallel()
+	for from, c := range map[string]struct{ to, fault string }{
+		"name: sane,":                     {"name: survive,", `check "survive" is listed twice`},
+		"{name: nulls, after: one":        {"{name: nulls, after: nine", `unknown phase "nine"`},
+		"over: a.b.c, ":                   {"", "needs over"},
+		"mean: [5, 20]":                   {"mean: [20, 5]", "smaller number first"},
+		"mean: [5, 20], min: 0, max: 110": {"", "bounds nothing"},
+		"columns: [a.b.c, a.b.d]":         {"columns: [points]", `"points" is not a column`},
+		"avg(points)":                     {"median(points)", `"median(points)" is no metric`},
+		"UNNEST(@dates)":                  {"UNNEST(dates)", "does not use @dates"},
+		"expect: no_rows":                 {"expect: no_rows, table: a.b", "takes no table"},
+		"kind: sql":                       {"kind: magic", "magic"},
+	} {
+		text := strings.Replace(withChecks, from, c.to, 1)
+		if text == withChecks {
+			t.Errorf("%q is not in the file", from)
+		}
+		if _, err := pipeline.Parse("p.yaml", []byte(text), nbaEnv); err == nil || !strings.Contains(err.Error(), c.fault) {
+			t.Errorf("%s: %v", c.to, err)
+		}
+	}
+}

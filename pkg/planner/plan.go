@@ -49,6 +49,9 @@ func (p *Planner) Plan(ctx context.Context, r backfill.Request, now time.Time) (
 		ID: r.ID, Request: r, Version: version, State: backfill.StatePlanning, CreatedAt: now,
 		Dates: dates, Calendar: reach(pl, calendar, dates),
 	}
+	if n := len(pl.Checks); n > 0 {
+		b.Notices = append(b.Notices, fmt.Sprintf("the pipeline declares %d data checks: this version reads them and does not run them, so look at the data yourself", n))
+	}
 	scope := backfill.NewScope(b, pl)
 	done, err := p.done(ctx, pl, b.Calendar)
 	if err != nil {

@@ -86,6 +86,10 @@ func (a *app) runControl(ctx context.Context, m *pb.BackfillControlled, wait boo
 	if a.output == "json" {
 		return a.json(&pb.ControlResponse{Backfill: now})
 	}
-	_, err = fmt.Fprintf(a.Out, "%s %s: %s\n", m.GetBackfillId(), m.GetAction(), now.GetState())
+	text := "%s: %s has taken effect: %s\n"
+	if !wait {
+		text = "%s: %s is asked for; when it was asked, the backfill was %s\n"
+	}
+	_, err = fmt.Fprintf(a.Out, text, m.GetBackfillId(), m.GetAction(), now.GetState())
 	return err
 }

@@ -80,7 +80,7 @@ func eta(b *pb.Backfill) string {
 	if b.GetEta() == nil {
 		return ""
 	}
-	return ", about " + time.Until(b.GetEta().AsTime()).Round(time.Second).String() + " left"
+	return ", about " + max(time.Second, time.Until(b.GetEta().AsTime()).Round(time.Second)).String() + " left"
 }
 
 func (a *app) failures() *cobra.Command {
