@@ -44,6 +44,9 @@ type Value struct {
 	StartedAt     time.Time `json:"started_at,omitzero"`
 	FinishedAt    time.Time `json:"finished_at,omitzero"`
 	CorrelationID string    `json:"correlation_id,omitempty"`
+	// EventID is the message that told of an outcome without saying of which attempt: told again, it is still
+	// about the same one.
+	EventID string `json:"event_id,omitempty"`
 }
 
 // Fact is something that happened and stays true.
@@ -85,6 +88,16 @@ func (r *Record) Has(k Key) bool {
 
 // Len is the number of facts. Of two versions of one date's record the one with more facts is the newer.
 func (r *Record) Len() int { return r.n }
+
+// Told finds the attempt whose outcome a message has told of.
+func (r *Record) Told(phase, processor, eventID string) (int, bool) {
+	for _, f := range r.runs[Ref{phase, processor}] {
+		if f.EventID == eventID && eventID != "" {
+			return f.Attempt, true
+		}
+	}
+	return 0, false
+}
 
 // Facts lists all facts in no particular order.
 func (r *Record) Facts() []Fact {

@@ -94,6 +94,7 @@ type item struct {
 type ticket struct {
 	lane    *lane
 	tenant  *tenant
+	attempt int
 	limiter *bucket // nil for none, and for all but one processor of a call
 	sentAt  time.Time
 	date    Date
@@ -332,7 +333,7 @@ func (s *Scheduler) start(t *tenant, l *lane, it *item, now time.Time) {
 	for i, p := range it.Processors {
 		k := RunKey{it.Lane, it.Date, p}
 		delete(s.queued, k)
-		tk := &ticket{lane: l, tenant: t, sentAt: now, date: it.Date}
+		tk := &ticket{lane: l, tenant: t, attempt: it.Attempts[i], sentAt: now, date: it.Date}
 		if i == 0 {
 			tk.limiter = b
 		} else {
@@ -345,7 +346,7 @@ func (s *Scheduler) start(t *tenant, l *lane, it *item, now time.Time) {
 }
 
 // Occupy counts a run that was admitted before this scheduler existed and is still in flight.
-func (s *Scheduler) Occupy(k RunKey, now time.Time) {
+func (s *Scheduler) Occupy(k RunKey, attempt int, now time.Time) {
 	t, l := s.tenant(k.Backfill), s.lane(k.Lane)
 	if t == nil || l == nil || s.Known(k) {
 		return
@@ -359,7 +360,7 @@ func (s *Scheduler) Occupy(k RunKey, now time.Time) {
 		l.waiting = slices.DeleteFunc(l.waiting, func(d Date) bool { return d == k.Date })
 		heap.Init(&l.waiting)
 	}
-	s.running[k] = &ticket{lane: l, tenant: t, sentAt: now, date: k.Date}
+	s.running[k] = &ticket{lane: l, tenant: t, attempt: attempt, sentAt: now, date: k.Date}
 	l.active[k.Date]++
 	l.inFlight++
 	t.inFlight++
@@ -395,6 +396,13 @@ func (s *Scheduler) Answered(k RunKey, a Answer, reason string, now time.Time) {
 
 // Recorded says that the outcome of a run is on record.
 func (s *Scheduler) Recorded(k RunKey) { delete(s.answered, k) }
+
+// Ended is Finish for news of one attempt, which changes nothing when another attempt is in flight by now.
+func (s *Scheduler) Ended(k RunKey, attempt int, a Answer, now time.Time) {
+	if t := s.running[k]; t != nil && t.attempt == attempt {
+		s.Finish(k, a, "", now)
+	}
+}
 
 // Finish ends a run that was in flight; one that is not is ignored.
 func (s *Scheduler) Finish(k RunKey, a Answer, reason string, now time.Time) bool {
@@ -452,7 +460,7 @@ func (s *Scheduler) Throttled(j Job, retryAt time.Time, reason string, now time.
 // PutBack queues a job again that was admitted but not done, to go at the given time.
 func (s *Scheduler) PutBack(j Job, at, now time.Time) {
 	l := s.lane(j.Lane)
-	if l == nil || len(j.Processors) == 0 || s.running[RunKey{j.Lane, j.Date, j.Processors[0]}] == nil {
+	if l == nil || len(j.Processors) == 0 || s.queued[RunKey{j.Lane, j.Date, j.Processors[0]}] {
 		return
 	}
 	l.active[j.Date]++ // stays active while it waits

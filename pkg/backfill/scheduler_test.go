@@ -282,11 +282,30 @@ func TestUnrecordedAnswersHoldAdmissionBack(t *testing.T) {
 	}
 }
 
+// News of an old attempt, told late or twice, must not end the attempt in flight, nor lose it when it is put back.
+func TestOldNewsDoesNotEndTheAttemptInFlight(t *testing.T) {
+	t.Parallel()
+	s := scheduler(lanes())
+	j := job("one", 1, "", "a")
+	j.Attempts[0] = 2
+	s.Offer(j)
+	s.Admit(epoch)
+	s.Ended(key(j, 0), 1, backfill.Neutral, epoch)
+	if !s.Running(key(j, 0)) {
+		t.Fatal("attempt 1 ended attempt 2")
+	}
+	s.Ended(key(j, 0), 2, backfill.Neutral, epoch)
+	s.Throttled(j, epoch.Add(time.Second), "HTTP 429", epoch) // the call's own answer comes after the news
+	if got := s.Admit(epoch.Add(time.Second)); len(got) != 1 {
+		t.Errorf("a job that was put back is lost: %v", names(got))
+	}
+}
+
 func TestOccupiedRoomCounts(t *testing.T) {
 	t.Parallel()
 	s := scheduler(lanes())
 	for i := range 4 {
-		s.Occupy(key(job("two", 1, "", fmt.Sprint("p", i)), 0), epoch)
+		s.Occupy(key(job("two", 1, "", fmt.Sprint("p", i)), 0), 1, epoch)
 	}
 	s.Offer(job("two", 1, "", "q"))
 	if got := s.Admit(epoch); len(got) != 0 || s.InFlight("b") != 4 {

@@ -88,7 +88,7 @@ func (t *Tracker) record(ctx context.Context, e *event.Event, m *pb.ProcessorCom
 	}
 	attempt := int(m.GetAttempt())
 	if attempt == 0 {
-		if attempt, err = t.newest(ctx, at); err != nil {
+		if attempt, err = t.newest(ctx, at, e.ID); err != nil {
 			return err
 		}
 	}
@@ -139,10 +139,13 @@ func (t *Tracker) find(ctx context.Context, m *pb.ProcessorCompleted) (target, e
 }
 
 // newest is the attempt that a completion without a number belongs to.
-func (t *Tracker) newest(ctx context.Context, at target) (int, error) {
+func (t *Tracker) newest(ctx context.Context, at target, eventID string) (int, error) {
 	rec, err := t.store.Date(ctx, at.scope.ID, at.date)
 	if err != nil {
 		return 0, err
+	}
+	if attempt, told := rec.Told(at.phase.ID, at.proc.Name, eventID); told {
+		return attempt, nil // delivered again
 	}
 	run := rec.Run(at.scope.ID, at.phase, at.proc)
 	if run.State == backfill.RunRetrying || run.State == backfill.RunExhausted {
@@ -163,6 +166,9 @@ func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, atte
 	}
 	if v.At.IsZero() {
 		v.At = t.now()
+	}
+	if m.GetAttempt() == 0 {
+		v.EventID = e.ID
 	}
 	if m.GetStartedAt() != nil {
 		v.StartedAt = m.GetStartedAt().AsTime()

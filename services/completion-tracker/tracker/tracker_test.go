@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -91,7 +92,7 @@ func setup(t *testing.T) (state.Store, *recorder, *tracker.Tracker) {
 
 func report(t *testing.T, tr *tracker.Tracker, m *pb.ProcessorCompleted) error {
 	t.Helper()
-	e := event.New(event.TypeCompleted, "//test", "", now, m)
+	e := event.New(event.TypeCompleted, "//test", "", now, m, m.GetStatus(), strconv.Itoa(int(m.GetAttempt())))
 	return tr.Handle(event.TopicCompletions)(t.Context(), e)
 }
 
@@ -146,6 +147,33 @@ func TestFailuresRetryAndExhaust(t *testing.T) {
 	}
 	if m := pub.last(event.TopicPhaseCompletions).Data.(*pb.PhaseProgressed); m.GetTally().GetSucceeded() != 1 || m.GetAttempt() != 2 {
 		t.Errorf("%v", m)
+	}
+}
+
+// The same message again, after another attempt was dispatched, is not about that attempt.
+func TestAFailureToldAgainIsNotTheNextAttempts(t *testing.T) {
+	t.Parallel()
+	s, _, tr := setup(t)
+	if err := report(t, tr, completed("a", "failed")); err != nil {
+		t.Fatal(err)
+	}
+	again := backfill.Fact{Key: backfill.Key{Phase: "one", Processor: "a", Attempt: 2, Kind: backfill.Dispatched}, Value: backfill.Value{At: now}}
+	if _, err := s.Merge(t.Context(), "b", day, time.Time{}, again); err != nil {
+		t.Fatal(err)
+	}
+	if err := report(t, tr, completed("a", "failed")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Date(t.Context(), "b", day)
+	if err != nil || r.Has(backfill.Key{Phase: "one", Processor: "a", Attempt: 2, Kind: backfill.Failed}) {
+		t.Errorf("%+v, %v", r.Facts(), err)
+	}
+	other := event.New(event.TypeCompleted, "//test", "", now, completed("a", "failed"), "another message")
+	if err := tr.Handle(event.TopicCompletions)(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = s.Date(t.Context(), "b", day); err != nil || !r.Has(backfill.Key{Phase: "one", Processor: "a", Attempt: 2, Kind: backfill.Failed}) {
+		t.Errorf("news of the second attempt is lost: %+v, %v", r.Facts(), err)
 	}
 }
 

@@ -160,7 +160,7 @@ func (d *Dispatcher) occupy(dr *drive, date backfill.Date, running []backfill.Wo
 	defer d.mu.Unlock()
 	for _, w := range running {
 		lane := backfill.Lane{Backfill: dr.scope.ID, Phase: w.Phase}
-		d.sched.Occupy(backfill.RunKey{Lane: lane, Date: date, Processor: w.Processor}, d.Now())
+		d.sched.Occupy(backfill.RunKey{Lane: lane, Date: date, Processor: w.Processor}, w.Attempt, d.Now())
 	}
 }
 

@@ -257,7 +257,10 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 		if bad {
 			a = backfill.Neutral
 		}
-		d.finish(key, a, "")
+		d.mu.Lock()
+		d.sched.Ended(key, int(m.GetAttempt()), a, now)
+		d.mu.Unlock()
+		d.signal()
 	}
 	if pause {
 		return d.setState(ctx, dr, backfill.StatePausing, "a processor is exhausted and the request says on_exhausted: pause", "sluice")

@@ -82,7 +82,7 @@ func (l *look) open(ctx context.Context, rec *backfill.Record, phases []*backfil
 		if l.memory.isStarted(cell) {
 			continue
 		}
-		if !l.pending(rec, ph) {
+		if !l.closed(rec, ph) {
 			l.memory.start(cell)
 			continue
 		}
@@ -97,14 +97,22 @@ func (l *look) open(ctx context.Context, rec *backfill.Record, phases []*backfil
 	return nil
 }
 
-// pending says whether a processor of the phase was never dispatched. What comes after that is not the gate's.
-func (l *look) pending(rec *backfill.Record, ph *backfill.Phase) bool {
+// closed says whether the gate may still have something to do: a processor that was never dispatched, or one
+// that reported by itself, and without success, before it was let through. What comes after is not the gate's.
+func (l *look) closed(rec *backfill.Record, ph *backfill.Phase) bool {
 	for i := range ph.Processors {
-		if rec.Run(l.scope.ID, ph, &ph.Processors[i]).State == backfill.RunPending {
+		state := rec.Run(l.scope.ID, ph, &ph.Processors[i]).State
+		if state == backfill.RunPending || (!state.Done() && !triggered(rec, ph, ph.Processors[i].Name)) {
 			return true
 		}
 	}
 	return false
+}
+
+// triggered says whether the gate has let a processor through.
+func triggered(rec *backfill.Record, ph *backfill.Phase, processor string) bool {
+	return rec.Has(backfill.Key{Phase: ph.ID, Kind: backfill.Triggered}) ||
+		rec.Has(backfill.Key{Phase: ph.ID, Processor: processor, Kind: backfill.Triggered})
 }
 
 // decide asks the core, reading the dates it needs to know about: the first alone, as it often settles the
@@ -122,7 +130,7 @@ func (l *look) decide(ctx context.Context, rec *backfill.Record, ph *backfill.Ph
 }
 
 // trigger adds the marks that are missing and publishes for every processor that has not been dispatched
-// yet, so that a trigger that got lost is told again.
+// yet, or must be again, so that a trigger that got lost is told again.
 func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.Phase, start []string) error {
 	var marks []backfill.Fact
 	var names []string
@@ -134,10 +142,10 @@ func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.P
 		if whole {
 			key.Processor = ""
 		}
-		if !rec.Has(key) && !rec.Has(backfill.Key{Phase: ph.ID, Kind: backfill.Triggered}) && (!whole || len(marks) == 0) {
+		if !triggered(rec, ph, key.Processor) && (!whole || len(marks) == 0) {
 			marks = append(marks, backfill.Fact{Key: key, Value: backfill.Value{At: now}})
 		}
-		if rec.Run(l.scope.ID, ph, proc).State == backfill.RunPending {
+		if s := rec.Run(l.scope.ID, ph, proc).State; s == backfill.RunPending || s == backfill.RunRetrying {
 			names = append(names, name)
 		}
 	}

@@ -60,7 +60,7 @@ func newWorld(t *testing.T, n int, order backfill.Order) *world {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	proc := func(name string) backfill.Processor {
-		return backfill.Processor{Name: name, Timeout: time.Minute, Attempts: 1}
+		return backfill.Processor{Name: name, Timeout: time.Minute, Attempts: 2}
 	}
 	d, e := proc("d"), proc("e")
 	d.Needs = []backfill.Ref{{Phase: "two", Processor: "c"}}
@@ -147,6 +147,21 @@ func TestOpensWhatMayStartAndNothingElse(t *testing.T) {
 	w.want(w.news(event.TypePhaseDone, 0, "two", false), "09 e")
 	w.done(0, "three", "e")
 	w.want(w.news(event.TypePhaseDone, 0, "three", false))
+}
+
+// A processor that the platform starts by itself may fail before its gate opens. It is let through then, so
+// that it is tried again.
+func TestWhatFailedBeforeItsTimeIsLetThrough(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, backfill.OrderOverlap)
+	w.done(0, "one", "a", "b")
+	w.done(0, "two", "d")
+	early := backfill.Fact{Key: backfill.Key{Phase: "two", Processor: "c", Attempt: 1, Kind: backfill.Failed}, Value: backfill.Value{At: now}}
+	if _, err := w.store.Merge(t.Context(), "b", day, time.Time{}, early); err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.news(event.TypePhaseDone, 0, "one", false), "09 c")
+	w.want(w.news(event.TypePhaseDone, 0, "one", false)) // it is let through: the rest is the dispatcher's
 }
 
 func TestAWindowOpensTheDatesThatWaited(t *testing.T) {

@@ -65,7 +65,7 @@ func TestTablesAgreeWithTheCalendar(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	for range 2 {   // opened again, the schedule is not written twice
+	for range 2 { // opened again, the schedule is not written twice
 		if _, err := platform.OpenTables(t.Context(), w); err != nil {
 			t.Fatal(err)
 		}

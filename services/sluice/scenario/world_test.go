@@ -52,6 +52,7 @@ type world struct {
 // newWorld starts a platform. The pipeline is the NBA's, hurried.
 func newWorld(t *testing.T, o platform.Options) *world {
 	t.Helper()
+
 	w := &world{t: t, dir: t.TempDir(), address: freeAddress(t)}
 	if o.Speed == 0 {
 		o.Speed = 400
@@ -153,7 +154,14 @@ func (w *world) start(args ...string) *process {
 		p.err = p.cmd.Wait()
 		close(p.done)
 	}()
-	w.t.Cleanup(func() { p.kill() })
+	w.t.Cleanup(func() {
+		if w.t.Failed() && p.cmd.ProcessState == nil { // what is it doing?
+			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+			<-p.done
+			w.t.Logf("the end of the program's log:\n%s", tail(p.log.String(), 20000))
+		}
+		p.kill()
+	})
 	select {
 	case <-ready:
 	case <-p.done:
@@ -163,6 +171,8 @@ func (w *world) start(args ...string) *process {
 	}
 	return p
 }
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
 // kill is kill -9.
 func (p *process) kill() {
@@ -194,7 +204,7 @@ type answer struct {
 // sluice runs a command to its end.
 func (w *world) sluice(args ...string) answer {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, append([]string{"--server", "http://" + w.address}, args...)...)
 	var out, errs bytes.Buffer
