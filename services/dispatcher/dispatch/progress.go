@@ -249,19 +249,14 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 	d.mu.Lock()
 	d.sched.Recorded(key)
 	d.mu.Unlock()
-	dr.mu.Lock()
-	calling := dr.calling[key]
-	dr.mu.Unlock()
-	if !calling { // a call that is still open ends the run itself
-		a := backfill.Calm
-		if bad {
-			a = backfill.Neutral
-		}
-		d.mu.Lock()
-		d.sched.Ended(key, int(m.GetAttempt()), a, now)
-		d.mu.Unlock()
-		d.signal()
+	a := backfill.Calm
+	if bad {
+		a = backfill.Neutral
 	}
+	d.mu.Lock()
+	d.sched.Ended(key, int(m.GetAttempt()), a, now)
+	d.mu.Unlock()
+	d.signal()
 	if pause {
 		return d.setState(ctx, dr, backfill.StatePausing, "a processor is exhausted and the request says on_exhausted: pause", "sluice")
 	}

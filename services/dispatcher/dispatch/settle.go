@@ -14,6 +14,9 @@ import (
 // that starts them is under way.
 const lull = time.Second
 
+// longSilence is how long there must be no news before the documents are looked over whatever is in flight.
+const longSilence = 8 * time.Second
+
 // settle notices when a backfill has come to rest: paused, cancelled, or at its end.
 func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 	id := dr.scope.ID
@@ -31,21 +34,33 @@ func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 		err = d.setState(ctx, dr, backfill.StatePaused, "nothing is in flight any more", Name)
 	case st == backfill.StateCancelling && inFlight == 0 && calls == 0:
 		err = d.end(ctx, dr, backfill.StateCancelled, nil)
-	case st == backfill.StateActive && quiet && calls == 0 && !early:
-		// Runs that only wait for their completion, or for a retry, keep it going; now and then it is checked
-		// all the same, in case the count is wrong.
-		dr.mu.Lock()
-		dr.patience = min(10*time.Second, max(lull, 2*dr.patience))
-		dr.nextLook = d.Now().Add(dr.patience)
-		patience := dr.patience
-		dr.mu.Unlock()
-		if open == 0 || patience >= 10*time.Second {
+	case (st == backfill.StatePausing || st == backfill.StateCancelling) && calls == 0 && !early:
+		if d.silence(dr) >= longSilence {
+			err = d.scan(ctx, dr, func(rec backfill.Record) error {
+				dr.observeAll(&rec)
+				d.reconcile(dr, &rec)
+				return nil
+			})
+		}
+	case st == backfill.StateActive && calls == 0 && !early:
+		// Runs that only wait for their completion, or for a retry, keep it going. After a longer silence the
+		// documents are looked over all the same, in case news was lost.
+		if silence := d.silence(dr); (quiet && open == 0) || silence >= longSilence {
 			err = d.tryEnd(ctx, dr)
 		}
 	}
 	if err != nil && !fault.Is(err, fault.Fenced) {
 		d.complain(ctx, dr, "cannot settle", err)
 	}
+}
+
+// silence is how long there has been no news, about; it also says when to look again.
+func (d *Dispatcher) silence(dr *drive) time.Duration {
+	dr.mu.Lock()
+	defer dr.mu.Unlock()
+	dr.patience = min(time.Minute, max(lull, 2*dr.patience))
+	dr.nextLook = d.Now().Add(dr.patience)
+	return dr.patience
 }
 
 // rest is what a walk over all dates found.
@@ -85,6 +100,7 @@ func (d *Dispatcher) tryEnd(ctx context.Context, dr *drive) error {
 	var again []backfill.Date
 	err := d.scan(ctx, dr, func(rec backfill.Record) error {
 		dr.observeAll(&rec)
+		d.reconcile(dr, &rec)
 		f := dr.scope.Examine(&rec, d.Now(), false)
 		if f.Open {
 			r.moving++
@@ -122,6 +138,26 @@ func (d *Dispatcher) tryEnd(ctx context.Context, dr *drive) error {
 		st = backfill.StateIncomplete
 	}
 	return d.end(ctx, dr, st, &r)
+}
+
+// reconcile ends runs in flight whose outcome is on record, because the news of it was lost.
+func (d *Dispatcher) reconcile(dr *drive, rec *backfill.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ph := range dr.scope.Phases(rec.Season) {
+		for i := range ph.Processors {
+			k := backfill.RunKey{Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: ph.ID}, Date: rec.Date, Processor: ph.Processors[i].Name}
+			if !d.sched.Running(k) {
+				continue
+			}
+			switch run := rec.Run(dr.scope.ID, ph, &ph.Processors[i]); {
+			case run.State.Done():
+				d.sched.Ended(k, run.Attempt, backfill.Neutral, d.Now())
+			case run.State == backfill.RunRetrying || run.State == backfill.RunExhausted:
+				d.sched.Ended(k, run.Attempt-1, backfill.Neutral, d.Now())
+			}
+		}
+	}
 }
 
 // closedGates finds dates with a phase that may start but was never triggered.

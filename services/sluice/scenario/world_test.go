@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -101,12 +102,14 @@ func hurried(t *testing.T, url string) string {
 
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		// Below the ports that the kernel gives to others, so that none of them takes it before the program does.
+		address := fmt.Sprint("127.0.0.1:", 15000+rand.IntN(15000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (w *world) write(name, text string) string {
@@ -158,7 +161,7 @@ func (w *world) start(args ...string) *process {
 		if w.t.Failed() && p.cmd.ProcessState == nil { // what is it doing?
 			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 			<-p.done
-			w.t.Logf("the end of the program's log:\n%s", tail(p.log.String(), 20000))
+			w.t.Logf("the end of the program's log:\n%s", ours(p.log.String()))
 		}
 		p.kill()
 	})
@@ -172,7 +175,16 @@ func (w *world) start(args ...string) *process {
 	return p
 }
 
-func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+// ours is the program's log and those of its goroutines that run code of ours.
+func ours(log string) string {
+	var out []string
+	for block := range strings.SplitSeq(log, "\n\n") {
+		if !strings.HasPrefix(block, "goroutine ") || strings.Contains(block, "sluice.dev/") {
+			out = append(out, block)
+		}
+	}
+	return strings.Join(out, "\n\n")
+}
 
 // kill is kill -9.
 func (p *process) kill() {
