@@ -115,29 +115,12 @@ func (s *Store) modify(ctx context.Context, id string, change func(*backfill.Bac
 
 // UpdateBackfill implements state.Backfills.
 func (s *Store) UpdateBackfill(ctx context.Context, id string, epoch int64, change func(*backfill.Backfill) error) (*backfill.Backfill, error) {
-	return s.modify(ctx, id, func(b *backfill.Backfill) error {
-		if epoch != 0 && b.Lease.Epoch != epoch {
-			return fault.New(fault.Fenced, "backfill %s is driven by %s in epoch %d, not in %d", id, b.Lease.Holder, b.Lease.Epoch, epoch)
-		}
-		lease := b.Lease
-		err := change(b)
-		b.Lease = lease
-		return err
-	})
+	return s.modify(ctx, id, func(b *backfill.Backfill) error { return state.Apply(b, epoch, change) })
 }
 
 // Acquire implements state.Backfills.
 func (s *Store) Acquire(ctx context.Context, id, holder string, now time.Time, ttl time.Duration) (backfill.Lease, error) {
-	b, err := s.modify(ctx, id, func(b *backfill.Backfill) error {
-		if b.Lease.Holder != holder {
-			if b.Lease.Holder != "" && b.Lease.Expires.After(now) {
-				return fault.New(fault.Conflict, "backfill %s is driven by %s until %s", id, b.Lease.Holder, b.Lease.Expires.Format(time.RFC3339))
-			}
-			b.Lease.Epoch++
-		}
-		b.Lease.Holder, b.Lease.Expires = holder, now.Add(ttl)
-		return nil
-	})
+	b, err := s.modify(ctx, id, func(b *backfill.Backfill) error { return state.Take(b, holder, now, ttl) })
 	if err != nil {
 		return backfill.Lease{}, err
 	}
@@ -146,12 +129,7 @@ func (s *Store) Acquire(ctx context.Context, id, holder string, now time.Time, t
 
 // Release implements state.Backfills.
 func (s *Store) Release(ctx context.Context, id, holder string) error {
-	_, err := s.modify(ctx, id, func(b *backfill.Backfill) error {
-		if b.Lease.Holder == holder {
-			b.Lease.Holder, b.Lease.Expires = "", time.Time{}
-		}
-		return nil
-	})
+	_, err := s.modify(ctx, id, func(b *backfill.Backfill) error { state.GiveUp(b, holder); return nil })
 	if fault.Is(err, fault.NotFound) {
 		return nil
 	}

@@ -87,7 +87,7 @@ func (s *Store) Claim(ctx context.Context, pipeline, id string, dates []backfill
 			case err != nil:
 				return wrap(err, "claiming %s of %s", d, pipeline)
 			case owner != id:
-				return fault.New(fault.Conflict, "%s of pipeline %s belongs to the active backfill %q", d, pipeline, owner)
+				return state.Owned(pipeline, d, owner)
 			default:
 				continue
 			}
