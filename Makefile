@@ -20,8 +20,8 @@ demo: build ## run a whole season against the example platform, and summarize
 tutorial: ## run every command of the README's tutorial
 	@deploy/tutorial.sh
 
-test: ## run every test of every module
-	go test $(TESTFLAGS) work
+test: ## run every test of every module, those of the emulators included
+	deploy/test.sh go test $(TESTFLAGS) -timeout 15m work
 
 lint: tools ## run the linters
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(BIN)/golangci-lint run $(LINTFLAGS) --config $(CURDIR)/.golangci.yml ./...); done
@@ -38,6 +38,7 @@ verify: generate ## fail when generated files or go.mod files are not up to date
 
 modules: ## build each module by itself, as the workspace hides missing requirements
 	@for m in $(MODULES); do echo "build $$m"; (cd $$m && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+	cd deploy/emulators && GOWORK=off CGO_ENABLED=0 go vet ./... && GOWORK=off go mod tidy -diff
 
 bench: ## measure: the reference workload on the embedded placement
 	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./services/sluice/scenario

@@ -9,6 +9,7 @@ import (
 )
 
 func TestLoadListsEveryFault(t *testing.T) {
+	t.Setenv("SLUICE_PROJECT_ID", "")
 	t.Setenv("SLUICE_BUS", "kafka")
 	t.Setenv("SLUICE_LOG_LEVEL", "loud")
 	_, err := serve.Load()

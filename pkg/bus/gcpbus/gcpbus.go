@@ -121,7 +121,7 @@ func (b *Bus) Receive(ctx context.Context, sub bus.Subscription, h bus.Handler) 
 		})
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end of the context is the end of receiving
 		case status.Code(err) == codes.NotFound:
 			return fault.New(fault.NotFound, "no subscription %s: create it: %w", sub.Name(), err)
 		case err == nil:

@@ -15,6 +15,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type tables struct{ w *sqlitewarehouse.Warehouse }
 
+func (tables) Name(table string) string { return table }
+
 func (f tables) Create(t *testing.T, table, date string, columns []string, rows [][]any) {
 	t.Helper()
 	tab := sqlitewarehouse.Table{Name: table, Columns: columns, Partition: date}

@@ -22,7 +22,9 @@ import (
 
 // Tables fills the tables that a test reads. All columns hold text, except Date, which holds dates.
 type Tables interface {
-	// Create makes a table, dataset.name, with rows of a value per column; nil is NULL.
+	// Name is what a table, ref.name, is called in this subtest's warehouse.
+	Name(table string) string
+	// Create makes a table, ref.name, with rows of a value per column; nil is NULL.
 	Create(t *testing.T, table, date string, columns []string, rows [][]any)
 }
 
@@ -53,10 +55,14 @@ func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 	}
 }
 
-var source = backfill.CalendarTable{Table: "ref.schedule", Date: "game_date", Season: "season"}
+func source(f Tables) backfill.CalendarTable {
+	return backfill.CalendarTable{Table: f.Name("ref.schedule"), Date: "game_date", Season: "season"}
+}
 
-var runs = backfill.HistorySource{
-	Table: "ref.history", Processor: "processor_name", Date: "data_date", Phase: "phase", Status: "status", Succeeded: []string{"success", "ok"},
+func runs(f Tables) backfill.HistorySource {
+	return backfill.HistorySource{
+		Table: f.Name("ref.history"), Processor: "processor_name", Date: "data_date", Phase: "phase", Status: "status", Succeeded: []string{"success", "ok"},
+	}
 }
 
 func must(t *testing.T, err error) {
@@ -77,7 +83,7 @@ func calendar(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	tables.Create(t, "ref.schedule", "game_date", []string{"game_id", "game_date", "season"}, [][]any{
 		{"3", "2024-01-03", "2023-24"}, {"1", "2024-01-01", "2023-24"}, {"2", "2024-01-01", "2023-24"}, {"4", nil, "2023-24"}, {"5", "2021-01-01", nil},
 	})
-	got, err := w.Calendar(t.Context(), source)
+	got, err := w.Calendar(t.Context(), source(tables))
 	must(t, err)
 	want := []backfill.Partition{{Date: day(t, "2021-01-01")}, {Date: day(t, "2024-01-01"), Season: "2023-24"}, {Date: day(t, "2024-01-03"), Season: "2023-24"}}
 	if !slices.Equal(got, want) {
@@ -92,7 +98,7 @@ func longCalendar(t *testing.T, w warehouse.Warehouse, tables Tables) {
 		rows[i] = []any{(backfill.Date(i) + 10000).String(), fmt.Sprint(i / 200)}
 	}
 	tables.Create(t, "ref.schedule", "game_date", []string{"game_date", "season"}, rows)
-	got, err := w.Calendar(t.Context(), source)
+	got, err := w.Calendar(t.Context(), source(tables))
 	must(t, err)
 	if len(got) != n || got[0].Date != 10000 || got[n-1] != (backfill.Partition{Date: 10000 + n - 1, Season: "14"}) {
 		t.Errorf("%d dates", len(got))
@@ -101,7 +107,7 @@ func longCalendar(t *testing.T, w warehouse.Warehouse, tables Tables) {
 
 func noSeasons(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	tables.Create(t, "ref.schedule", "game_date", []string{"game_date"}, [][]any{{"2024-01-01"}})
-	got, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.schedule", Date: "game_date"})
+	got, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: tables.Name("ref.schedule"), Date: "game_date"})
 	must(t, err)
 	if !slices.Equal(got, []backfill.Partition{{Date: day(t, "2024-01-01")}}) {
 		t.Errorf("%v", got)
@@ -117,12 +123,12 @@ func missing(t *testing.T, w warehouse.Warehouse, tables Tables) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	_, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.nothing", Date: "game_date"})
-	check("a table", err, "ref.nothing")
-	_, err = w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.schedule", Date: "day"})
+	_, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: tables.Name("ref.nothing"), Date: "game_date"})
+	check("a table", err, tables.Name("ref.nothing"))
+	_, err = w.Calendar(t.Context(), backfill.CalendarTable{Table: tables.Name("ref.schedule"), Date: "day"})
 	check("a column", err, "day")
-	check("a table of history", w.Done(t.Context(), runs, 0, 1, none), "ref.history")
-	if got, err := w.Calendar(t.Context(), source); err != nil || len(got) != 0 {
+	check("a table of history", w.Done(t.Context(), runs(tables), 0, 1, none), tables.Name("ref.history"))
+	if got, err := w.Calendar(t.Context(), source(tables)); err != nil || len(got) != 0 {
 		t.Errorf("an empty calendar: %v, %v", got, err)
 	}
 }
@@ -135,10 +141,10 @@ func injection(t *testing.T, w warehouse.Warehouse, tables Tables) {
 		}
 	}
 	for _, bad := range []string{"", "game_date) FROM x", "a b", "`a`", `"a"`, "a--", "a,b"} {
-		if _, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: "ref.schedule", Date: bad}); !fault.Is(err, fault.Invalid) {
+		if _, err := w.Calendar(t.Context(), backfill.CalendarTable{Table: tables.Name("ref.schedule"), Date: bad}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("column %q: %v", bad, err)
 		}
-		h := runs
+		h := runs(tables)
 		h.Status = bad
 		if err := w.Done(t.Context(), h, 0, 1, func(warehouse.Run) {}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("status column %q: %v", bad, err)
@@ -163,7 +169,7 @@ func done(t *testing.T, w warehouse.Warehouse, h backfill.HistorySource, from, t
 func quotes(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	odd := `it's "odd"); DROP TABLE x; --`
 	tables.Create(t, "ref.history", "data_date", historyColumns, [][]any{{odd, "2024-01-01", "one", odd}, {"b", "2024-01-01", "one", "success"}})
-	h := runs
+	h := runs(tables)
 	h.Succeeded = []string{odd}
 	got := done(t, w, h, "2024-01-01", "2024-01-01")
 	if len(got) != 1 || got[0].Processor != odd {
@@ -177,7 +183,7 @@ func history(t *testing.T, w warehouse.Warehouse, tables Tables) {
 		{"b", "2024-01-01", "one", "running"}, {"c", "2024-01-02", "two", "ok"}, {"d", "2024-01-02", "two", "partial"},
 		{"e", "2023-12-31", "one", "success"}, {"f", "2024-01-03", "one", "success"}, {"g", "2024-01-01", "one", nil},
 	})
-	got := done(t, w, runs, "2024-01-01", "2024-01-02")
+	got := done(t, w, runs(tables), "2024-01-01", "2024-01-02")
 	want := []warehouse.Run{{Date: day(t, "2024-01-01"), Phase: "one", Processor: "a"}, {Date: day(t, "2024-01-02"), Phase: "two", Processor: "c"}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v", got)
@@ -193,7 +199,7 @@ func longHistory(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	}
 	tables.Create(t, "ref.history", "data_date", historyColumns, rows)
 	n := 0
-	must(t, w.Done(t.Context(), runs, 10000, 10099, func(warehouse.Run) { n++ }))
+	must(t, w.Done(t.Context(), runs(tables), 10000, 10099, func(warehouse.Run) { n++ }))
 	if n < 5200 {
 		t.Errorf("%d of 5200 runs", n)
 	}
@@ -264,7 +270,7 @@ func ended(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	tables.Create(t, "ref.schedule", "game_date", []string{"game_date", "season"}, [][]any{{"2024-01-01", "s"}})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := w.Calendar(ctx, source); err == nil {
+	if _, err := w.Calendar(ctx, source(tables)); err == nil {
 		t.Error("Calendar goes on")
 	}
 	if err := w.Append(ctx, line("1", 1)); err == nil {
