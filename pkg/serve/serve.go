@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
+	"golang.org/x/sync/errgroup"
 
+	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/fault"
 )
 
@@ -29,6 +31,9 @@ type Config struct {
 	Warehouse          string `default:"bigquery"               envconfig:"WAREHOUSE"`
 	PushAudience       string `envconfig:"PUSH_AUDIENCE"`
 	PushServiceAccount string `envconfig:"PUSH_SERVICE_ACCOUNT"`
+	Database           string `envconfig:"FIRESTORE_DATABASE"`
+	Journal            string `envconfig:"JOURNAL" default:"sluice.backfill_events"`
+	MaxBytesBilled     int64  `envconfig:"MAX_BYTES_BILLED"`
 	LogLevel           string `default:"info"                   envconfig:"LOG_LEVEL"`
 	Port               int    `envconfig:"-"`
 }
@@ -75,11 +80,8 @@ func Load() (Config, error) {
 func (c Config) CheckDrivers() error {
 	var faults fault.List
 	for name, driver := range map[string]string{"SLUICE_BUS": c.Bus, "SLUICE_STATE": c.State, "SLUICE_WAREHOUSE": c.Warehouse} {
-		switch driver {
-		case "local", "sqlite":
+		if driver == "local" || driver == "sqlite" {
 			faults.Addf("%s=%s works only inside sluice local, where all services share one process", name, driver)
-		default:
-			faults.Addf("%s=%s: this build does not have that driver: run sluice local instead", name, driver)
 		}
 	}
 	slices.Sort(faults)
@@ -111,6 +113,40 @@ func Main(name string, run func(context.Context, Config, *slog.Logger) error) in
 		return 1
 	}
 	return 0
+}
+
+// Consumer is a subscription with its handler.
+type Consumer struct {
+	bus.Subscription
+	Handle bus.Handler
+}
+
+// Consumers pairs the topics that a consumer takes with their handlers.
+func Consumers(consumer string, handlers map[string]bus.Handler) []Consumer {
+	var out []Consumer
+	for topic, h := range handlers {
+		out = append(out, Consumer{bus.Subscription{Consumer: consumer, Topic: topic}, h})
+	}
+	return out
+}
+
+// Run serves health on the port, receives, and runs the service's own loop, if it has one, until ctx ends or
+// one of them fails.
+func Run(ctx context.Context, port int, sub bus.Subscriber, consumers []Consumer, loop func(context.Context) error, h http.Handler) error {
+	g, ctx := errgroup.WithContext(ctx)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	if h != nil {
+		mux.Handle("/", h)
+	}
+	g.Go(func() error { return HTTP(ctx, port, mux) })
+	for _, c := range consumers {
+		g.Go(func() error { return sub.Receive(ctx, c.Subscription, c.Handle) })
+	}
+	if loop != nil {
+		g.Go(func() error { return loop(ctx) })
+	}
+	return g.Wait()
 }
 
 // HTTP listens on the port first and then serves until ctx ends; requests get three seconds to finish.

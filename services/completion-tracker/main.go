@@ -5,13 +5,32 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"time"
 
+	"sluice.dev/pkg/bus"
+	"sluice.dev/pkg/gcp"
+	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/serve"
+	"sluice.dev/services/completion-tracker/tracker"
 )
 
 func main() { os.Exit(serve.Main("completion-tracker", run)) }
 
 // run puts the service together from the drivers that the configuration names.
-func run(_ context.Context, c serve.Config, _ *slog.Logger) error {
-	return c.CheckDrivers()
+func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
+	pipelines, err := pipeline.LoadAll(c.Pipelines, nil)
+	if err != nil {
+		return err
+	}
+	drivers, err := gcp.Open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer drivers.Close() //nolint:errcheck // the process ends
+	t := tracker.New(drivers.State, drivers.Bus, pipelines, log, time.Now)
+	handlers := map[string]bus.Handler{}
+	for _, topic := range t.Topics() {
+		handlers[topic] = t.Handle(topic)
+	}
+	return serve.Run(ctx, c.Port, drivers.Bus, serve.Consumers(tracker.Name, handlers), nil, nil)
 }

@@ -5,13 +5,27 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"time"
 
+	"sluice.dev/pkg/gcp"
+	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/serve"
+	"sluice.dev/services/console/api"
 )
 
 func main() { os.Exit(serve.Main("console", run)) }
 
 // run puts the service together from the drivers that the configuration names.
-func run(_ context.Context, c serve.Config, _ *slog.Logger) error {
-	return c.CheckDrivers()
+func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
+	pipelines, err := pipeline.LoadAll(c.Pipelines, nil)
+	if err != nil {
+		return err
+	}
+	drivers, err := gcp.Open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer drivers.Close() //nolint:errcheck // the process ends
+	server := api.New(drivers.State, drivers.Bus, pipelines, log, time.Now)
+	return serve.Run(ctx, c.Port, drivers.Bus, nil, nil, server.Handler())
 }

@@ -3,15 +3,36 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
+	"sluice.dev/pkg/gcp"
+	"sluice.dev/pkg/pipeline"
+	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/serve"
+	"sluice.dev/services/dispatcher/dispatch"
 )
 
 func main() { os.Exit(serve.Main("dispatcher", run)) }
 
 // run puts the service together from the drivers that the configuration names.
-func run(_ context.Context, c serve.Config, _ *slog.Logger) error {
-	return c.CheckDrivers()
+func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
+	pipelines, err := pipeline.LoadAll(c.Pipelines, nil)
+	if err != nil {
+		return err
+	}
+	drivers, err := gcp.Open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer drivers.Close() //nolint:errcheck // the process ends
+	host, _ := os.Hostname()
+	d := dispatch.New(dispatch.Options{
+		Store: drivers.State, Bus: drivers.Bus, Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse},
+		Caller: dispatch.NewCaller(gcp.Tokens()), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
+		LeaseTTL: 30 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second,
+	})
+	return serve.Run(ctx, c.Port, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
 }

@@ -5,13 +5,25 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"time"
 
+	"sluice.dev/pkg/bus"
+	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/gcp"
 	"sluice.dev/pkg/serve"
+	"sluice.dev/services/phase-gate/gate"
 )
 
 func main() { os.Exit(serve.Main("phase-gate", run)) }
 
 // run puts the service together from the drivers that the configuration names.
-func run(_ context.Context, c serve.Config, _ *slog.Logger) error {
-	return c.CheckDrivers()
+func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
+	drivers, err := gcp.Open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer drivers.Close() //nolint:errcheck // the process ends
+	g := gate.New(drivers.State, drivers.Bus, log, time.Now)
+	handlers := map[string]bus.Handler{event.TopicPhaseCompletions: g.Handle}
+	return serve.Run(ctx, c.Port, drivers.Bus, serve.Consumers(gate.Name, handlers), nil, nil)
 }

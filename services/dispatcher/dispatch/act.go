@@ -24,17 +24,22 @@ func (d *Dispatcher) onTrigger(ctx context.Context, e *event.Event) error {
 	}
 	dr := d.drive(m.GetBackfillId())
 	if dr == nil {
-		_, err := d.Store.Merge(ctx, m.GetBackfillId(), date, d.Now())
-		if fault.Is(err, fault.NotFound) {
-			return nil
-		}
-		return err
+		return d.pass(ctx, m.GetBackfillId(), date)
 	}
 	rec, err := d.Store.Date(ctx, dr.scope.ID, date)
 	if err != nil {
 		return err
 	}
 	return d.act(ctx, dr, &rec, dr.scope.Examine(&rec, d.Now(), false))
+}
+
+// pass has the instance that drives a backfill look at a date soon.
+func (d *Dispatcher) pass(ctx context.Context, id string, date backfill.Date) error {
+	_, err := d.Store.Merge(ctx, id, date, d.Now())
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	return err
 }
 
 // act does what a look at a record asks for.
@@ -182,6 +187,8 @@ func (d *Dispatcher) look(ctx context.Context, dr *drive, date backfill.Date) er
 	if err != nil {
 		return err
 	}
+	dr.observeAll(&rec)
+	d.reconcile(dr, &rec)
 	now := d.Now()
 	f := dr.scope.Examine(&rec, now, false)
 	if err := d.act(ctx, dr, &rec, f); err != nil {

@@ -218,12 +218,15 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 		return fault.New(fault.Invalid, "event %s of type %s says nothing about a phase", e.ID, e.Type)
 	}
 	dr := d.drive(m.GetBackfillId())
-	if dr == nil || e.Type == event.TypeDateChanged {
+	if e.Type == event.TypeDateChanged {
 		return nil
 	}
 	date, err := backfill.ParseDate(m.GetDate())
 	if err != nil {
 		return fault.New(fault.Invalid, "event %s: %w", e.ID, err)
+	}
+	if dr == nil {
+		return d.pass(ctx, m.GetBackfillId(), date)
 	}
 	now := d.Now()
 	bad := m.GetStatus() == string(backfill.Failed) || m.GetStatus() == string(backfill.Rejected)

@@ -1,0 +1,94 @@
+// Package gcp opens the Google Cloud drivers that a configuration names. Only mains import it.
+package gcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"sync"
+
+	"golang.org/x/oauth2"
+	"google.golang.org/api/idtoken"
+	"google.golang.org/api/option"
+
+	"sluice.dev/pkg/bus/gcpbus"
+	"sluice.dev/pkg/serve"
+	"sluice.dev/pkg/state/firestorestate"
+	"sluice.dev/pkg/warehouse/bqwarehouse"
+)
+
+// Drivers are what a service is put together from.
+type Drivers struct {
+	Bus       *gcpbus.Bus
+	State     *firestorestate.Store
+	Warehouse *bqwarehouse.Warehouse
+}
+
+// Open connects to everything. Nothing stays open when it fails.
+func Open(ctx context.Context, c serve.Config, log *slog.Logger) (*Drivers, error) {
+	if err := c.CheckDrivers(); err != nil {
+		return nil, err
+	}
+	d := &Drivers{}
+	var err error
+	if d.Bus, err = gcpbus.Open(ctx, c.ProjectID, log); err != nil {
+		return nil, err
+	}
+	if d.State, err = firestorestate.Open(ctx, c.ProjectID, c.Database); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	var options []option.ClientOption
+	if host := os.Getenv("BIGQUERY_EMULATOR_HOST"); host != "" { // its client does not look for it by itself
+		options = append(options, option.WithEndpoint(host), option.WithoutAuthentication())
+	}
+	d.Warehouse, err = bqwarehouse.Open(ctx, bqwarehouse.Options{Project: c.ProjectID, Journal: c.Journal, MaxBytesBilled: c.MaxBytesBilled}, options...)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close disconnects from everything.
+func (d *Drivers) Close() error {
+	var errs []error
+	if d.Warehouse != nil {
+		errs = append(errs, d.Warehouse.Close())
+	}
+	if d.State != nil {
+		errs = append(errs, d.State.Close())
+	}
+	if d.Bus != nil {
+		errs = append(errs, d.Bus.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Tokens makes identity tokens for targets, each for the audience of the target's scheme and host.
+func Tokens() func(ctx context.Context, target string) (string, error) {
+	var mu sync.Mutex
+	sources := map[string]oauth2.TokenSource{}
+	return func(ctx context.Context, target string) (string, error) {
+		u, err := url.Parse(target)
+		if err != nil {
+			return "", fmt.Errorf("finding the audience of %s: %w", target, err)
+		}
+		audience := u.Scheme + "://" + u.Host
+		mu.Lock()
+		defer mu.Unlock()
+		if sources[audience] == nil {
+			source, err := idtoken.NewTokenSource(context.WithoutCancel(ctx), audience)
+			if err != nil {
+				return "", fmt.Errorf("getting a token for %s: %w", audience, err)
+			}
+			sources[audience] = source
+		}
+		token, err := sources[audience].Token()
+		if err != nil {
+			return "", fmt.Errorf("getting a token for %s: %w", audience, err)
+		}
+		return token.AccessToken, nil
+	}
+}
