@@ -32,7 +32,7 @@ type Config struct {
 	PushAudience       string `envconfig:"PUSH_AUDIENCE"`
 	PushServiceAccount string `envconfig:"PUSH_SERVICE_ACCOUNT"`
 	Database           string `envconfig:"FIRESTORE_DATABASE"`
-	Journal            string `envconfig:"JOURNAL" default:"sluice.backfill_events"`
+	Journal            string `default:"sluice.backfill_events" envconfig:"JOURNAL"`
 	MaxBytesBilled     int64  `envconfig:"MAX_BYTES_BILLED"`
 	LogLevel           string `default:"info"                   envconfig:"LOG_LEVEL"`
 	Port               int    `envconfig:"-"`

@@ -16,6 +16,9 @@ import (
 type Topology struct {
 	// Backoff is the wait before the first redelivery; it grows up to 60 times that.
 	Backoff time.Duration
+	// AckDeadline is how long a message of a consumer that vanished waits before it is delivered again; 0
+	// means 60 s. Deadlines of messages that are being handled are extended.
+	AckDeadline time.Duration
 	// Push is where a subscription's messages are posted to; empty for a pull subscription.
 	Push func(bus.Subscription) string
 }
@@ -53,7 +56,7 @@ func (b *Bus) Create(ctx context.Context, t Topology, topics []string, subs ...b
 			return wrap(err, "creating subscription %s", hold.GetName())
 		}
 		s := &pubsubpb.Subscription{
-			Name: project + "/subscriptions/" + sub.Name(), Topic: full, AckDeadlineSeconds: 60,
+			Name: project + "/subscriptions/" + sub.Name(), Topic: full, AckDeadlineSeconds: deadline(t.AckDeadline),
 			DeadLetterPolicy: &pubsubpb.DeadLetterPolicy{DeadLetterTopic: dead, MaxDeliveryAttempts: bus.MaxAttempts},
 		}
 		if t.Backoff > 0 {
@@ -70,6 +73,14 @@ func (b *Bus) Create(ctx context.Context, t Topology, topics []string, subs ...b
 		}
 	}
 	return nil
+}
+
+// deadline is in the whole seconds, 10 to 600, that Pub/Sub takes.
+func deadline(d time.Duration) int32 {
+	if d == 0 {
+		d = time.Minute
+	}
+	return int32(min(max(d, 10*time.Second), 10*time.Minute) / time.Second)
 }
 
 func unlessThere(err error, format string, args ...any) error {

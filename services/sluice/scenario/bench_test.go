@@ -90,12 +90,7 @@ func benchNBA4(b *testing.B, t *tabwriter.Writer, limits []int) {
 		b.Fatal(err)
 	}
 	w := &world{t: b, dir: b.TempDir(), address: freeAddress(b)}
-	var csv strings.Builder
-	csv.WriteString("game_date,season\n")
-	for _, p := range cal.All() {
-		_, _ = fmt.Fprintf(&csv, "%s,%s\n", p.Date, p.Season)
-	}
-	w.write("dates.csv", csv.String())
+	w.writeCalendar()
 	w.pipeline = w.write("pipeline.yaml", instant(server.URL, limits))
 	p := w.start()
 	began := time.Now()

@@ -14,7 +14,7 @@ var paths = []string{"/scrape", "", "/process", "/process-date"}
 
 // assertOrder checks with the platform's own log that no phase of a date was called before every processor
 // of the phases that it depends on, on every date that it depends on, had finished.
-func assertOrder(t *testing.T, p *platform.Platform, dates []string) {
+func assertOrder(t testing.TB, p *platform.Platform, dates []string) {
 	t.Helper()
 	names := platform.Processors()
 	done := map[[2]string]time.Time{}
@@ -58,7 +58,7 @@ func assertOrder(t *testing.T, p *platform.Platform, dates []string) {
 	}
 }
 
-func daysBetween(t *testing.T, from, to string) int {
+func daysBetween(t testing.TB, from, to string) int {
 	t.Helper()
 	a, err := time.Parse(time.DateOnly, from)
 	if err != nil {
@@ -72,7 +72,7 @@ func daysBetween(t *testing.T, from, to string) int {
 }
 
 // assertAllDone checks that every processor of phases 1 to 4 finished on every date.
-func assertAllDone(t *testing.T, p *platform.Platform, dates []string) {
+func assertAllDone(t testing.TB, p *platform.Platform, dates []string) {
 	t.Helper()
 	done := map[[2]string]bool{}
 	for _, f := range p.Finished() {
@@ -92,7 +92,7 @@ func assertAllDone(t *testing.T, p *platform.Platform, dates []string) {
 // assertNoneAgain checks that no processor was called again after it had succeeded. The only excuse is that
 // the process ended within a moment of the success, too soon to record it: then the call may be repeated,
 // under the same Idempotency-Key.
-func assertNoneAgain(t *testing.T, p *platform.Platform, ends []time.Time, moment time.Duration) {
+func assertNoneAgain(t testing.TB, p *platform.Platform, ends []time.Time, moment time.Duration) {
 	t.Helper()
 	done := map[[2]string]time.Time{}
 	for _, f := range p.Finished() {

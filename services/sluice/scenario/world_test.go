@@ -64,9 +64,15 @@ func newWorld(t *testing.T, o platform.Options) *world {
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close(); w.platform.Close() })
 	w.pipeline = filepath.Join(w.dir, "pipeline.yaml")
 	w.write("pipeline.yaml", hurried(t, server.URL))
+	w.writeCalendar()
+	return w
+}
+
+func (w *world) writeCalendar() {
+	w.t.Helper()
 	cal, err := platform.Calendar()
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	var csv strings.Builder
 	csv.WriteString("game_date,season\n")
@@ -74,7 +80,6 @@ func newWorld(t *testing.T, o platform.Options) *world {
 		_, _ = fmt.Fprintf(&csv, "%s,%s\n", p.Date, p.Season)
 	}
 	w.write("dates.csv", csv.String())
-	return w
 }
 
 // hurried is the NBA pipeline with a calendar file, no history, and short waits.
@@ -216,7 +221,7 @@ type answer struct {
 // sluice runs a command to its end.
 func (w *world) sluice(args ...string) answer {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, append([]string{"--server", "http://" + w.address}, args...)...)
 	var out, errs bytes.Buffer
