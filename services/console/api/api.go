@@ -155,14 +155,14 @@ func (s *Server) scan(ctx context.Context, sc *backfill.Scope, f func(backfill.R
 
 // ListDates implements the service.
 func (s *Server) ListDates(ctx context.Context, r *connect.Request[pb.ListDatesRequest]) (*connect.Response[pb.ListDatesResponse], error) {
-	_, sc, err := s.scope(ctx, r.Msg.GetBackfillId())
+	b, sc, err := s.scope(ctx, r.Msg.GetBackfillId())
 	if err != nil {
 		return nil, wire(err)
 	}
 	out := &pb.ListDatesResponse{}
 	if sc != nil {
 		err = s.scan(ctx, sc, func(rec backfill.Record) error {
-			out.Dates = append(out.Dates, dateStatus(sc, &rec))
+			out.Dates = append(out.Dates, dateStatus(sc, &rec, b.State.Ended()))
 			return nil
 		})
 	}
@@ -222,7 +222,7 @@ func (s *Server) Watch(ctx context.Context, r *connect.Request[pb.WatchRequest],
 	first := &pb.WatchResponse{Backfill: present(b)}
 	if r.Msg.GetIncludeDates() && sc != nil {
 		err := s.scan(ctx, sc, func(rec backfill.Record) error {
-			first.Dates = append(first.Dates, dateStatus(sc, &rec))
+			first.Dates = append(first.Dates, dateStatus(sc, &rec, b.State.Ended()))
 			return nil
 		})
 		if err != nil {
@@ -261,7 +261,7 @@ func (s *Server) follow(
 					}
 				}
 				if sc != nil {
-					dates[c.Record.Date] = dateStatus(sc, c.Record)
+					dates[c.Record.Date] = dateStatus(sc, c.Record, b.State.Ended())
 				}
 			}
 		case <-pause.C:

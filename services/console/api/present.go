@@ -46,7 +46,8 @@ func present(b *backfill.Backfill) *pb.Backfill {
 }
 
 // dateStatus is a date as people see it, with phases that the season does not have marked as such.
-func dateStatus(sc *backfill.Scope, rec *backfill.Record) *pb.DateStatus {
+// Once the backfill has ended, what is neither complete nor failed is blocked.
+func dateStatus(sc *backfill.Scope, rec *backfill.Record, ended bool) *pb.DateStatus {
 	out := &pb.DateStatus{Date: rec.Date.String(), Season: rec.Season}
 	for i := range sc.Pipeline.Phases {
 		ph := &sc.Pipeline.Phases[i]
@@ -58,6 +59,9 @@ func dateStatus(sc *backfill.Scope, rec *backfill.Record) *pb.DateStatus {
 			continue
 		}
 		st, t := sc.CellState(rec, ph)
+		if ended && (st == "waiting" || st == "running") {
+			st = "blocked"
+		}
 		out.Phases = append(out.Phases, &pb.DatePhase{Id: ph.ID, State: st, Done: n32(t.Done()), Total: n32(t.Total)})
 	}
 	return out

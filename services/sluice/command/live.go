@@ -88,7 +88,7 @@ func (v *view) View() tea.View { return tea.NewView(v.text()) }
 
 // marks are the map's signs for the states of a phase on a date.
 var marks = map[string]string{
-	"none": " ", "waiting": "·", "running": "▒", "complete": "█", "failed": "✗",
+	"none": " ", "waiting": "·", "running": "▒", "complete": "█", "failed": "✗", "blocked": "□",
 }
 
 func (v *view) text() string {
@@ -108,7 +108,7 @@ func (v *view) text() string {
 	_, _ = fmt.Fprintf(&s, "\ndates %d/%d  %.1f runs/s  retries %d  throttles %d%s\n\n", b.GetDates().GetComplete(), b.GetDates().GetTotal(),
 		b.GetRatePerSecond(), b.GetRetries(), b.GetThrottles(), eta(b))
 	v.dateMap(&s)
-	s.WriteString("\n█ complete  ▒ running  · waiting  ✗ failed     q leaves; the backfill goes on\n")
+	s.WriteString("\n█ complete  ▒ running  · waiting  ✗ failed  □ blocked     q leaves; the backfill goes on\n")
 	return s.String()
 }
 

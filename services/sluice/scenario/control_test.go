@@ -109,6 +109,9 @@ func TestABrokenProcessorHoldsOnlyWhatNeedsIt(t *testing.T) {
 	if f.BlocksTotal != 7 || len(f.Blocks) != 7 {
 		t.Errorf("blocks: %+v", f)
 	}
+	if n := strings.Count(w.call("ListDates", `{"backfill_id":"broken"}`), `"blocked"`); n != 7 {
+		t.Errorf("ListDates has %d blocked phases, not 7", n)
+	}
 	mended.Store(true)
 	before := len(w.platform.Calls())
 	w.must("retry", "broken", "--wait")

@@ -28,6 +28,21 @@ func (w *world) post(topic, body string, want int) string {
 	return string(text)
 }
 
+// call asks the API as curl would.
+func (w *world) call(method, body string) string {
+	w.t.Helper()
+	resp, err := http.Post("http://"+w.address+"/sluice.v1.BackfillService/"+method, "application/json", strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%s: %s: %s (%v)", method, resp.Status, text, err)
+	}
+	return string(text)
+}
+
 func TestBadRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := &world{t: t, dir: t.TempDir(), address: freeAddress(t)} // the demo's pipeline reads its calendar from a table

@@ -60,12 +60,7 @@ func TestFiveThousandDates(t *testing.T) {
 		t.Errorf("%+v after %d calls and %d retries", s.Dates, calls.Load(), s.Retries)
 	}
 	var list struct{ Dates []json.RawMessage }
-	resp, err := http.Post("http://"+w.address+"/sluice.v1.BackfillService/ListDates", "application/json", strings.NewReader(`{"backfill_id":"wide"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil || len(list.Dates) != 5000 {
+	if err := json.Unmarshal([]byte(w.call("ListDates", `{"backfill_id":"wide"}`)), &list); err != nil || len(list.Dates) != 5000 {
 		t.Errorf("ListDates has %d dates (%v)", len(list.Dates), err)
 	}
 	if mb := peakMemory(t, p.cmd.Process.Pid); mb >= 300 {
