@@ -2,6 +2,7 @@ package firestorestate
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -124,12 +125,27 @@ func (s *Store) write(ctx context.Context, doc *firestore.DocumentRef, b *batch)
 		updates = append(updates, firestore.Update{Path: wakeField, Value: firestore.FieldTransformMinimum(b.wake.UnixNano())})
 	}
 	if len(updates) > 0 {
-		s.writes.Add(1)
-		if _, err := doc.Update(ctx, updates); err != nil {
+		if err := s.update(ctx, doc, updates); err != nil {
 			return backfill.Record{}, wrap(err, "adding to %s", doc.Path)
 		}
 	}
 	return s.read(ctx, doc)
+}
+
+// update repeats a write that lost against others for the document's lock; a merge may be repeated freely.
+func (s *Store) update(ctx context.Context, doc *firestore.DocumentRef, updates []firestore.Update) error {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		s.writes.Add(1)
+		_, err := doc.Update(ctx, updates)
+		if c := code(err); (c != codes.Aborted && c != codes.Unavailable) || wait > 5*time.Second {
+			return err
+		}
+		select {
+		case <-time.After(wait/2 + rand.N(wait)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (s *Store) read(ctx context.Context, doc *firestore.DocumentRef) (backfill.Record, error) {
