@@ -51,6 +51,7 @@ type emulators struct {
 	env      []string
 	commands []*exec.Cmd
 	bigquery *server.Server
+	pubsub   *http.Server
 }
 
 // command runs a program until it or ctx ends.
@@ -102,8 +103,13 @@ func (e *emulators) start(ctx context.Context) error {
 			return fmt.Errorf("the %s emulator is not ready: %w", name, err)
 		}
 	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listening for Pub/Sub: %w", err)
+	}
+	e.pubsub = halfClose(listener, pubsub)
 	e.env = []string{
-		"PUBSUB_EMULATOR_HOST=" + pubsub, "FIRESTORE_EMULATOR_HOST=" + firestore, "BIGQUERY_EMULATOR_HOST=http://" + bigquery,
+		"PUBSUB_EMULATOR_HOST=" + listener.Addr().String(), "FIRESTORE_EMULATOR_HOST=" + firestore, "BIGQUERY_EMULATOR_HOST=http://" + bigquery,
 		"SLUICE_PROJECT_ID=" + e.project,
 	}
 	return nil
@@ -156,6 +162,9 @@ func (e *emulators) stop() {
 		case <-time.After(5 * time.Second):
 		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	if e.pubsub != nil {
+		_ = e.pubsub.Close()
 	}
 	if e.bigquery != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/api/idtoken"
 	"google.golang.org/api/option"
 
+	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/bus/gcpbus"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/pkg/state/firestorestate"
@@ -25,6 +27,10 @@ type Drivers struct {
 	Bus       *gcpbus.Bus
 	State     *firestorestate.Store
 	Warehouse *bqwarehouse.Warehouse
+	// Subscriber receives in the way that the configuration says; Push takes the requests of push subscriptions,
+	// and is nil without any.
+	Subscriber bus.Subscriber
+	Push       http.Handler
 }
 
 // Open connects to everything. Nothing stays open when it fails.
@@ -36,6 +42,9 @@ func Open(ctx context.Context, c serve.Config, log *slog.Logger) (*Drivers, erro
 	var err error
 	if d.Bus, err = gcpbus.Open(ctx, c.ProjectID, log); err != nil {
 		return nil, err
+	}
+	if err := d.receive(ctx, c); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	if d.State, err = firestorestate.Open(ctx, c.ProjectID, c.Database); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -49,6 +58,24 @@ func Open(ctx context.Context, c serve.Config, log *slog.Logger) (*Drivers, erro
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// receive chooses how messages come.
+func (d *Drivers) receive(ctx context.Context, c serve.Config) error {
+	d.Subscriber = d.Bus
+	if c.Receive != "push" {
+		return nil
+	}
+	var verify gcpbus.Verify
+	if os.Getenv("PUBSUB_EMULATOR_HOST") == "" {
+		var err error
+		if verify, err = gcpbus.VerifyToken(ctx, c.PushAudience, c.PushServiceAccount); err != nil {
+			return err
+		}
+	}
+	push := d.Bus.Push(verify)
+	d.Subscriber, d.Push = push, push
+	return nil
 }
 
 // Close disconnects from everything.

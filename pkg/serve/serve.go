@@ -29,6 +29,7 @@ type Config struct {
 	Bus                string `default:"gcp"                    envconfig:"BUS"`
 	State              string `default:"firestore"              envconfig:"STATE"`
 	Warehouse          string `default:"bigquery"               envconfig:"WAREHOUSE"`
+	Receive            string `default:"pull"                   envconfig:"RECEIVE"`
 	PushAudience       string `envconfig:"PUSH_AUDIENCE"`
 	PushServiceAccount string `envconfig:"PUSH_SERVICE_ACCOUNT"`
 	Database           string `envconfig:"FIRESTORE_DATABASE"`
@@ -62,10 +63,17 @@ func Load() (Config, error) {
 		from []string
 	}{
 		"SLUICE_BUS": {c.Bus, []string{"gcp", "local"}}, "SLUICE_STATE": {c.State, []string{"firestore", "sqlite"}},
-		"SLUICE_WAREHOUSE": {c.Warehouse, []string{"bigquery", "sqlite"}},
+		"SLUICE_WAREHOUSE": {c.Warehouse, []string{"bigquery", "sqlite"}}, "SLUICE_RECEIVE": {c.Receive, []string{"pull", "push"}},
 	} {
 		if !slices.Contains(choice.from, choice.is) {
 			faults.Addf("%s is %q: use one of %v", name, choice.is, choice.from)
+		}
+	}
+	if c.Receive == "push" && os.Getenv("PUBSUB_EMULATOR_HOST") == "" { // the emulator signs nothing
+		for name, v := range map[string]string{"SLUICE_PUSH_AUDIENCE": c.PushAudience, "SLUICE_PUSH_SERVICE_ACCOUNT": c.PushServiceAccount} {
+			if v == "" {
+				faults.Addf("%s is missing: with SLUICE_RECEIVE=push it says whose requests are taken", name)
+			}
 		}
 	}
 	if _, err := level(c.LogLevel); err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/gcp"
-	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/services/completion-tracker/tracker"
 )
@@ -18,7 +17,7 @@ func main() { os.Exit(serve.Main("completion-tracker", run)) }
 
 // run puts the service together from the drivers that the configuration names.
 func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
-	pipelines, err := pipeline.LoadAll(c.Pipelines, nil)
+	pipelines, err := gcp.Pipelines(ctx, c.Pipelines)
 	if err != nil {
 		return err
 	}
@@ -32,5 +31,5 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	for _, topic := range t.Topics() {
 		handlers[topic] = t.Handle(topic)
 	}
-	return serve.Run(ctx, c.Port, drivers.Bus, serve.Consumers(tracker.Name, handlers), nil, nil)
+	return serve.Run(ctx, c.Port, drivers.Subscriber, serve.Consumers(tracker.Name, handlers), nil, drivers.Push)
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"sluice.dev/pkg/gcp"
-	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/services/console/api"
 )
@@ -17,7 +16,7 @@ func main() { os.Exit(serve.Main("console", run)) }
 
 // run puts the service together from the drivers that the configuration names.
 func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
-	pipelines, err := pipeline.LoadAll(c.Pipelines, nil)
+	pipelines, err := gcp.Pipelines(ctx, c.Pipelines)
 	if err != nil {
 		return err
 	}

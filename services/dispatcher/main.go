@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"sluice.dev/pkg/gcp"
-	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/services/dispatcher/dispatch"
@@ -19,7 +18,7 @@ func main() { os.Exit(serve.Main("dispatcher", run)) }
 
 // run puts the service together from the drivers that the configuration names.
 func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
-	pipelines, err := pipeline.LoadAll(c.Pipelines, nil)
+	pipelines, err := gcp.Pipelines(ctx, c.Pipelines)
 	if err != nil {
 		return err
 	}
@@ -32,7 +31,7 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	d := dispatch.New(dispatch.Options{
 		Store: drivers.State, Bus: drivers.Bus, Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse},
 		Caller: dispatch.NewCaller(gcp.Tokens()), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
-		LeaseTTL: 30 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second,
+		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second,
 	})
 	return serve.Run(ctx, c.Port, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
 }

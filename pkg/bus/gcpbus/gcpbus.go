@@ -104,6 +104,10 @@ func (b *Bus) Publish(ctx context.Context, topic string, events ...*event.Event)
 	return errors.Join(errs...)
 }
 
+// leaseStep is by how much a message's lease is extended at a time: as long as its successor waits for what a
+// process that was killed held. The client's default is 60 s.
+const leaseStep = 15 * time.Second
+
 // Receive implements bus.Subscriber. Leases of messages are extended while their handlers run.
 func (b *Bus) Receive(ctx context.Context, sub bus.Subscription, h bus.Handler) error {
 	s := b.client.Subscriber(sub.Name())
@@ -111,6 +115,7 @@ func (b *Bus) Receive(ctx context.Context, sub bus.Subscription, h bus.Handler) 
 	s.ReceiveSettings.MaxOutstandingBytes = 256 << 20
 	s.ReceiveSettings.NumGoroutines = 1
 	s.ReceiveSettings.MaxExtension = 30 * time.Minute
+	s.ReceiveSettings.MaxDurationPerAckExtension = leaseStep
 	for {
 		err := s.Receive(ctx, func(ctx context.Context, m *pubsub.Message) {
 			if b.deliver(ctx, sub, m, h) {

@@ -47,7 +47,7 @@ type letters struct {
 	got map[string][]bustest.Letter
 }
 
-var held sync.Map // *gcpbus.Bus to *letters
+var held sync.Map // the bus under test to its *letters
 
 func TestBus(t *testing.T) {
 	t.Parallel()
@@ -63,15 +63,18 @@ func TestBus(t *testing.T) {
 			held.Store(b, hold(t, project, subs))
 			return b
 		},
-		Dead: func(t *testing.T, b bustest.Bus, topic string) []bustest.Letter {
-			t.Helper()
-			l, _ := held.Load(b)
-			all := l.(*letters)
-			all.mu.Lock()
-			defer all.mu.Unlock()
-			return append([]bustest.Letter(nil), all.got[topic]...)
-		},
+		Dead: dead,
 	})
+}
+
+// dead lists the dead letters so far.
+func dead(t *testing.T, b bustest.Bus, topic string) []bustest.Letter {
+	t.Helper()
+	l, _ := held.Load(b)
+	all := l.(*letters)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return append([]bustest.Letter(nil), all.got[topic]...)
 }
 
 func hold(t *testing.T, project string, subs []bus.Subscription) *letters {
