@@ -6,7 +6,7 @@ BUILD := $(CURDIR)/.build
 MODULES := proto pkg services/dispatcher services/completion-tracker services/phase-gate services/console services/sluice
 TESTFLAGS ?= -race -shuffle=on -count=1
 
-.PHONY: help build demo tutorial test lint verify generate bench tools modules
+.PHONY: help build demo tutorial up emulators test lint verify generate bench tools modules
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -20,8 +20,16 @@ demo: build ## run a whole season against the example platform, and summarize
 tutorial: ## run every command of the README's tutorial
 	@deploy/tutorial.sh
 
+up: emulators build ## run the services as processes on Google's emulators, with the example platform, until Ctrl-C
+	@for s in dispatcher completion-tracker phase-gate console; do go build -o $(BUILD)/$$s ./services/$$s; done
+	@go build -o $(BUILD)/up ./services/sluice/up
+	@exec $(BUILD)/emulators -quiet -- $(BUILD)/up -bin $(BUILD) $(UPFLAGS)
+
+emulators: ## build what starts the emulators; the first time this takes about 5 minutes
+	@deploy/with-emulators.sh -build
+
 test: ## run every test of every module, those of the emulators included
-	deploy/test.sh go test $(TESTFLAGS) -timeout 15m work
+	deploy/with-emulators.sh go test $(TESTFLAGS) -timeout 15m work
 
 lint: tools ## run the linters
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(BIN)/golangci-lint run $(LINTFLAGS) --config $(CURDIR)/.golangci.yml ./...); done

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -22,7 +23,7 @@ func halfClose(listener net.Listener, emulator string) *http.Server {
 	out.SetUnencryptedHTTP2(true)
 	grpc := &httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: emulator}) },
-		FlushInterval: -1, Transport: &http.Transport{Protocols: &out},
+		FlushInterval: -1, Transport: &http.Transport{Protocols: &out}, ModifyResponse: trailersLast,
 	}
 	rest := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: emulator}) },
@@ -37,10 +38,40 @@ func halfClose(listener net.Listener, emulator string) *http.Server {
 		defer cancel()
 		r = r.WithContext(ctx)
 		r.Body = ended{r.Body}
-		grpc.ServeHTTP(w, r)
+		grpc.ServeHTTP(deaf{w}, r)
 	})}
 	go func() { _ = server.Serve(listener) }()
 	return server
+}
+
+// deaf does not hear that the client is gone, so that the stream is read to its end.
+type deaf struct{ http.ResponseWriter }
+
+func (d deaf) Write(p []byte) (int, error) {
+	_, _ = d.ResponseWriter.Write(p)
+	return len(p), nil
+}
+
+// FlushError is what http.ResponseController looks for.
+func (d deaf) FlushError() error {
+	_ = http.NewResponseController(d.ResponseWriter).Flush()
+	return nil
+}
+
+// trailersLast makes trailers of a status that came in the headers, as it does when there is no message: the
+// headers are passed on before the end of the stream is known, and clients then look for a status behind them.
+func trailersLast(resp *http.Response) error {
+	if resp.Header.Get("Grpc-Status") == "" {
+		return nil
+	}
+	resp.Trailer = http.Header{}
+	for name := range resp.Header {
+		if strings.HasPrefix(name, "Grpc-Status") || name == "Grpc-Message" {
+			resp.Trailer[name] = resp.Header[name]
+			resp.Header.Del(name)
+		}
+	}
+	return nil
 }
 
 // ended takes any failure to read for the end.

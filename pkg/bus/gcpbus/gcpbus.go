@@ -11,7 +11,11 @@ import (
 	"time"
 
 	"cloud.google.com/go/pubsub/v2"
+	pubsubapi "cloud.google.com/go/pubsub/v2/apiv1"
+	"github.com/googleapis/gax-go/v2"
 	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -34,9 +38,33 @@ type Bus struct {
 	publishers map[string]*pubsub.Publisher
 }
 
+// After an outage work goes on within seconds. The client's own waits grow up to one and two minutes.
+const longestWait = 3 * time.Second
+
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: longestWait},
+	MinConnectTimeout: 5 * time.Second,
+}
+
+func publishRetry() gax.Retryer {
+	return gax.OnCodes([]codes.Code{
+		codes.Aborted, codes.Canceled, codes.Internal, codes.ResourceExhausted, codes.Unknown, codes.Unavailable, codes.DeadlineExceeded,
+	}, gax.Backoff{Initial: 100 * time.Millisecond, Max: longestWait, Multiplier: 2})
+}
+
+func pullRetry() gax.Retryer {
+	return gax.OnCodes([]codes.Code{
+		codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.Internal, codes.Unavailable,
+	}, gax.Backoff{Initial: 100 * time.Millisecond, Max: longestWait, Multiplier: 2})
+}
+
 // Open connects to Pub/Sub, or to the emulator that PUBSUB_EMULATOR_HOST names.
 func Open(ctx context.Context, project string, log *slog.Logger, options ...option.ClientOption) (*Bus, error) {
-	client, err := pubsub.NewClient(ctx, project, options...)
+	options = append([]option.ClientOption{option.WithGRPCDialOption(grpc.WithConnectParams(reconnect))}, options...)
+	client, err := pubsub.NewClientWithConfig(ctx, project, &pubsub.ClientConfig{
+		TopicAdminCallOptions:        &pubsubapi.TopicAdminCallOptions{Publish: []gax.CallOption{gax.WithRetry(publishRetry)}},
+		SubscriptionAdminCallOptions: &pubsubapi.SubscriptionAdminCallOptions{StreamingPull: []gax.CallOption{gax.WithRetry(pullRetry)}},
+	}, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Pub/Sub: %w", err)
 	}

@@ -13,9 +13,12 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cloud.google.com/go/firestore"
 	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -37,12 +40,19 @@ type Store struct {
 
 var _ state.Store = (*Store)(nil)
 
+// After an outage work goes on within seconds; the client's own waits grow up to two minutes.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+	MinConnectTimeout: 5 * time.Second,
+}
+
 // Open connects to a database, or to the emulator that FIRESTORE_EMULATOR_HOST names. An empty database is
 // the default one.
 func Open(ctx context.Context, project, database string, options ...option.ClientOption) (*Store, error) {
 	if database == "" {
 		database = firestore.DefaultDatabaseID
 	}
+	options = append([]option.ClientOption{option.WithGRPCDialOption(grpc.WithConnectParams(reconnect))}, options...)
 	client, err := firestore.NewClientWithDatabase(ctx, project, database, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Firestore: %w", err)

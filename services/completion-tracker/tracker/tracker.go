@@ -21,10 +21,12 @@ import (
 // Name is the consumer's name in subscriptions and the source of its events.
 const Name = "completion-tracker"
 
-// Tracker handles completions. It holds no state of its own.
+// Tracker handles completions. It holds no state of its own; what it remembers only saves reads and writes.
 type Tracker struct {
 	store  state.Store
 	scopes *state.Scopes
+	recent *state.Recent
+	owners owners
 	pub    bus.Publisher
 	log    *slog.Logger
 	now    func() time.Time
@@ -34,7 +36,10 @@ type Tracker struct {
 
 // New makes a tracker. The pipelines say which topics are read through adapters.
 func New(store state.Store, pub bus.Publisher, pipelines map[string]*backfill.Pipeline, log *slog.Logger, now func() time.Time) *Tracker {
-	return &Tracker{store, state.NewScopes(store, 10*time.Second), pub, log, now, Adapters(pipelines)}
+	return &Tracker{
+		store: store, scopes: state.NewScopes(store, 10*time.Second), recent: state.NewRecent(), pub: pub, log: log, now: now,
+		adapters: Adapters(pipelines),
+	}
 }
 
 // Topics lists what the tracker subscribes to.
@@ -86,18 +91,7 @@ func (t *Tracker) record(ctx context.Context, e *event.Event, m *pb.ProcessorCom
 	if err != nil {
 		return err
 	}
-	attempt := int(m.GetAttempt())
-	if attempt == 0 {
-		if attempt, err = t.newest(ctx, at, e.ID); err != nil {
-			return err
-		}
-	}
-	fact := t.fact(e, m, at, attempt)
-	wake := time.Time{}
-	if fact.Kind == backfill.Failed || fact.Kind == backfill.Partial {
-		wake = fact.At // the dispatcher looks then, and again when the retry is due
-	}
-	rec, err := t.store.Merge(ctx, at.scope.ID, at.date, wake, fact)
+	rec, fact, err := t.add(ctx, e, m, at)
 	if fault.Is(err, fault.NotFound) {
 		return t.unmatched(ctx, e, m, err)
 	}
@@ -107,29 +101,77 @@ func (t *Tracker) record(ctx context.Context, e *event.Event, m *pb.ProcessorCom
 	return t.tell(ctx, m, at, rec, fact)
 }
 
+// add writes the outcome, and with it the mark of a phase that it is known to complete.
+func (t *Tracker) add(ctx context.Context, e *event.Event, m *pb.ProcessorCompleted, at target) (backfill.Record, backfill.Fact, error) {
+	known, remembered := t.recent.Get(at.scope.ID, at.date)
+	attempt := int(m.GetAttempt())
+	if attempt == 0 {
+		if !remembered {
+			var err error
+			if known, err = t.store.Date(ctx, at.scope.ID, at.date); err != nil {
+				return known, backfill.Fact{}, err
+			}
+			remembered = true
+		}
+		attempt = newest(&known, at, e.ID)
+	}
+	fact := t.fact(e, m, at, attempt)
+	rec, err := t.merge(ctx, at, &known, remembered, fact)
+	if err != nil || m.GetAttempt() != 0 || fact.Kind == backfill.Succeeded || fact.Kind == backfill.ReportedSkip {
+		return rec, fact, err
+	}
+	// What was remembered may have been behind: when a newer attempt was under way already as this was told, it is
+	// that which failed.
+	run := rec.Run(at.scope.ID, at.phase, at.proc)
+	if _, again := known.Told(at.phase.ID, at.proc.Name, e.ID); !again && run.State == backfill.RunInFlight && run.Attempt > attempt && run.Since.Before(fact.At) {
+		fact = t.fact(e, m, at, run.Attempt)
+		rec, err = t.merge(ctx, at, &rec, true, fact)
+	}
+	return rec, fact, err
+}
+
+// merge adds an outcome to what is known of a date.
+func (t *Tracker) merge(ctx context.Context, at target, known *backfill.Record, remembered bool, fact backfill.Fact) (backfill.Record, error) {
+	wake := time.Time{}
+	if fact.Kind == backfill.Failed || fact.Kind == backfill.Partial {
+		wake = fact.At // the dispatcher looks then, and again when the retry is due
+	}
+	facts := []backfill.Fact{fact}
+	if remembered {
+		then := known.Add(fact)
+		if mark := complete(at.phase, fact); at.scope.Tally(&then, at.phase).Complete() && !known.Has(mark.Key) {
+			facts = append(facts, mark)
+		}
+	}
+	rec, err := t.store.Merge(ctx, at.scope.ID, at.date, wake, facts...)
+	if err == nil {
+		t.recent.Saw(at.scope.ID, &rec)
+	}
+	return rec, err
+}
+
+// complete is the mark of a phase at N/N.
+func complete(ph *backfill.Phase, last backfill.Fact) backfill.Fact {
+	return backfill.Fact{Key: backfill.Key{Phase: ph.ID, Kind: backfill.Complete}, Value: backfill.Value{At: last.At}}
+}
+
 // find resolves the names in a completion. NotFound says that it matches nothing that Sluice runs.
 func (t *Tracker) find(ctx context.Context, m *pb.ProcessorCompleted) (target, error) {
 	date, err := backfill.ParseDate(m.GetDate())
 	if err != nil {
 		return target{}, fault.New(fault.Invalid, "date: %w", err)
 	}
-	id := m.GetBackfillId()
-	if id == "" {
-		if id, err = t.store.Owner(ctx, m.GetPipeline(), date); err != nil {
-			return target{}, err
-		}
-	}
-	scope, err := t.scopes.Get(ctx, id, t.now())
+	scope, err := t.scope(ctx, m, date)
 	if err != nil {
 		return target{}, err
 	}
 	i, ours := scope.Dates.Index(date)
 	if !ours {
-		return target{}, fault.New(fault.NotFound, "backfill %s has no date %s", id, date)
+		return target{}, fault.New(fault.NotFound, "backfill %s has no date %s", scope.ID, date)
 	}
 	ph, ok := scope.Pipeline.Phase(m.GetPhase())
 	if !ok || !scope.Selected(ph.ID) || !ph.AppliesTo(scope.Dates.At(i).Season) {
-		return target{}, fault.New(fault.NotFound, "backfill %s runs no phase %q on %s", id, m.GetPhase(), date)
+		return target{}, fault.New(fault.NotFound, "backfill %s runs no phase %q on %s", scope.ID, m.GetPhase(), date)
 	}
 	proc, ok := ph.Processor(m.GetProcessor())
 	if !ok {
@@ -139,19 +181,15 @@ func (t *Tracker) find(ctx context.Context, m *pb.ProcessorCompleted) (target, e
 }
 
 // newest is the attempt that a completion without a number belongs to.
-func (t *Tracker) newest(ctx context.Context, at target, eventID string) (int, error) {
-	rec, err := t.store.Date(ctx, at.scope.ID, at.date)
-	if err != nil {
-		return 0, err
-	}
+func newest(rec *backfill.Record, at target, eventID string) int {
 	if attempt, told := rec.Told(at.phase.ID, at.proc.Name, eventID); told {
-		return attempt, nil // delivered again
+		return attempt // delivered again
 	}
 	run := rec.Run(at.scope.ID, at.phase, at.proc)
 	if run.State == backfill.RunRetrying || run.State == backfill.RunExhausted {
-		return run.Attempt - 1, nil // late news of the attempt that ended
+		return run.Attempt - 1 // late news of the attempt that ended
 	}
-	return max(1, run.Attempt), nil
+	return max(1, run.Attempt)
 }
 
 func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, attempt int) backfill.Fact {
@@ -188,12 +226,12 @@ func (t *Tracker) tell(ctx context.Context, m *pb.ProcessorCompleted, at target,
 	typ := event.TypeProgressed
 	if tally.Complete() {
 		typ = event.TypePhaseDone
-		done := backfill.Fact{Key: backfill.Key{Phase: at.phase.ID, Kind: backfill.Complete}, Value: backfill.Value{At: fact.At}}
-		if !rec.Has(done.Key) {
+		if done := complete(at.phase, fact); !rec.Has(done.Key) {
 			var err error
 			if rec, err = t.store.Merge(ctx, at.scope.ID, at.date, time.Time{}, done); err != nil {
 				return err
 			}
+			t.recent.Saw(at.scope.ID, &rec)
 		}
 	}
 	ref := backfill.Ref{Phase: at.phase.ID, Processor: at.proc.Name}

@@ -248,3 +248,72 @@ func TestMalformedIsInvalid(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What the tracker remembers of a date may be behind: the failure is the newest attempt's all the same, unless it
+// was told before that attempt began.
+func TestAMemoryThatIsBehind(t *testing.T) {
+	t.Parallel()
+	s, _, tr := setup(t)
+	fact := func(attempt int, kind backfill.Kind, at time.Time) backfill.Fact {
+		return backfill.Fact{Key: backfill.Key{Phase: "one", Processor: "a", Attempt: attempt, Kind: kind}, Value: backfill.Value{At: at}}
+	}
+	merge := func(facts ...backfill.Fact) {
+		t.Helper()
+		if _, err := s.Merge(t.Context(), "b", day, time.Time{}, facts...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merge(fact(1, backfill.Dispatched, now))
+	if err := report(t, tr, completed("b", "succeeded")); err != nil { // the date is remembered now
+		t.Fatal(err)
+	}
+	merge(fact(1, backfill.Failed, now), fact(2, backfill.Dispatched, now.Add(time.Minute)))
+	for told, want := range map[time.Duration]bool{30 * time.Second: false, 2 * time.Minute: true} {
+		e := event.New(event.TypeCompleted, "//test", "", now.Add(told), completed("a", "failed"), told.String())
+		if err := tr.Handle(event.TopicCompletions)(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if !want {
+			continue
+		}
+		r, err := s.Date(t.Context(), "b", day)
+		if failed, ok := r.Told("one", "a", e.ID); err != nil || !ok || !r.Has(fact(2, backfill.Failed, now).Key) {
+			t.Errorf("told after %s: attempt %d, %v", told, failed, err)
+		}
+	}
+}
+
+// A completion without a backfill belongs to the one that owns the date, also right after it was another.
+func TestTheNextOwner(t *testing.T) {
+	t.Parallel()
+	s, pub, tr := setup(t)
+	for _, p := range []string{"a", "b"} {
+		if err := report(t, tr, completed(p, "succeeded")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := s.Backfill(t.Context(), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := *b
+	next.ID = "next"
+	if _, _, err := s.CreateBackfill(t.Context(), &next); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateDates(t.Context(), "next", []backfill.Record{backfill.NewRecord(day, "s")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unclaim(t.Context(), b.Request.Pipeline, "b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Claim(t.Context(), b.Request.Pipeline, "next", []backfill.Date{day}); err != nil {
+		t.Fatal(err)
+	}
+	if err := report(t, tr, completed("a", "failed")); err != nil {
+		t.Fatal(err)
+	}
+	if m := pub.last(event.TopicPhaseCompletions).Data.(*pb.PhaseProgressed); m.GetBackfillId() != "next" {
+		t.Errorf("it was counted for %s", m.GetBackfillId())
+	}
+}

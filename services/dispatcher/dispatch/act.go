@@ -30,6 +30,7 @@ func (d *Dispatcher) onTrigger(ctx context.Context, e *event.Event) error {
 	if err != nil {
 		return err
 	}
+	d.observe(dr, &rec)
 	return d.act(ctx, dr, &rec, dr.scope.Examine(&rec, d.Now(), false))
 }
 
@@ -95,7 +96,7 @@ func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f
 	}
 	merged, err := d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, waits...)
 	if err == nil {
-		dr.observeAll(&merged)
+		d.observe(dr, &merged)
 	}
 	return err
 }
@@ -187,7 +188,7 @@ func (d *Dispatcher) look(ctx context.Context, dr *drive, date backfill.Date) er
 	if err != nil {
 		return err
 	}
-	dr.observeAll(&rec)
+	d.observe(dr, &rec)
 	d.reconcile(dr, &rec)
 	now := d.Now()
 	f := dr.scope.Examine(&rec, now, false)

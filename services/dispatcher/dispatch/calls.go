@@ -21,7 +21,7 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 		d.putBack(dr, jobs, now)
 		return
 	}
-	rec, err := d.Store.Date(ctx, dr.scope.ID, jobs[0].Date)
+	rec, err := d.lately(ctx, dr, jobs[0].Date)
 	if err != nil {
 		d.complain(ctx, dr, "cannot read a date: its calls are put back", err)
 		d.putBack(dr, jobs, now)
@@ -50,12 +50,42 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 		d.putBack(dr, wanted, now)
 		return
 	}
-	dr.observeAll(&rec)
+	d.observe(dr, &rec)
 	for _, j := range wanted {
+		if j = d.stillOpen(dr, &rec, j); len(j.Processors) == 0 {
+			continue
+		}
 		d.calls.Add(1)
 		go func() { defer d.calls.Done(); d.call(dr, rec.Season, j) }()
 	}
-	d.journalDispatch(ctx, dr, rec.Date, facts)
+	d.journalDispatch(dr, rec.Date, facts)
+}
+
+// lately is the newest version seen of a date, which is read when there is none.
+func (d *Dispatcher) lately(ctx context.Context, dr *drive, date backfill.Date) (backfill.Record, error) {
+	if rec, ok := d.recent.Get(dr.scope.ID, date); ok {
+		return rec, nil
+	}
+	return d.Store.Date(ctx, dr.scope.ID, date)
+}
+
+// stillOpen leaves the processors whose attempt, now on record, has no outcome yet: what was known before may have
+// been behind.
+func (d *Dispatcher) stillOpen(dr *drive, rec *backfill.Record, j backfill.Job) backfill.Job {
+	out := j
+	out.Processors, out.Attempts = nil, nil
+	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
+	for i, name := range j.Processors {
+		proc, _ := ph.Processor(name)
+		if run := rec.Run(dr.scope.ID, ph, proc); run.State != backfill.RunInFlight || run.Attempt != j.Attempts[i] || run.Accepted {
+			key := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
+			d.notCalling(dr, key)
+			d.finish(key, backfill.Neutral, "")
+			continue
+		}
+		out.Processors, out.Attempts = append(out.Processors, name), append(out.Attempts, j.Attempts[i])
+	}
+	return out
 }
 
 // stopping says that no new calls may be made.
@@ -183,6 +213,9 @@ func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger 
 		}
 	}
 	rec, err := d.Store.Merge(context.WithoutCancel(dr.ctx), dr.scope.ID, j.Date, time.Time{}, facts...)
+	if err == nil {
+		d.recent.Saw(dr.scope.ID, &rec)
+	}
 	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
 	for i, name := range j.Processors {
 		k := backfill.RunKey{Lane: j.Lane, Date: j.Date, Processor: name}
@@ -228,8 +261,8 @@ func (d *Dispatcher) notCalling(dr *drive, k backfill.RunKey) {
 	dr.mu.Unlock()
 }
 
-// journalDispatch tells the journal; losing a line there must not stop the work.
-func (d *Dispatcher) journalDispatch(ctx context.Context, dr *drive, date backfill.Date, facts []backfill.Fact) {
+// journalDispatch tells the journal.
+func (d *Dispatcher) journalDispatch(dr *drive, date backfill.Date, facts []backfill.Fact) {
 	events := make([]*event.Event, len(facts))
 	for i, f := range facts {
 		e := &pb.BackfillEvent{
@@ -238,13 +271,7 @@ func (d *Dispatcher) journalDispatch(ctx context.Context, dr *drive, date backfi
 		}
 		events[i] = event.Journal(Name, f.At, e)
 	}
-	d.journal(ctx, events...)
-}
-
-func (d *Dispatcher) journal(ctx context.Context, events ...*event.Event) {
-	if err := d.Bus.Publish(context.WithoutCancel(ctx), event.TopicEvents, events...); err != nil {
-		d.Log.ErrorContext(ctx, "cannot write the journal", "error", err, "events", len(events))
-	}
+	d.journal.add(events...)
 }
 
 func (d *Dispatcher) journalWindows(ctx context.Context, changes []backfill.WindowChange, now time.Time) {
@@ -253,7 +280,7 @@ func (d *Dispatcher) journalWindows(ctx context.Context, changes []backfill.Wind
 			continue // growth is slow and steady; the shrinking tells the story
 		}
 		d.Log.InfoContext(ctx, "window shrinks", "backfill_id", c.Backfill, "phase", c.Phase, "limit", c.Limit, "reason", c.Reason)
-		go d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+		d.journal.add(event.Journal(Name, now, &pb.BackfillEvent{
 			BackfillId: c.Backfill, Kind: "window_changed", Phase: c.Phase, Message: c.Reason, Records: int64(c.Limit),
 		}, now.String()))
 	}

@@ -31,7 +31,7 @@ func (d *Dispatcher) onControl(ctx context.Context, e *event.Event) error {
 	if err != nil {
 		return err
 	}
-	d.journal(ctx, event.Journal(Name, e.Time, &pb.BackfillEvent{
+	d.journal.add(event.Journal(Name, e.Time, &pb.BackfillEvent{
 		BackfillId: b.ID, Pipeline: b.Request.Pipeline, Kind: "control_" + m.GetAction(), RequestedBy: m.GetRequestedBy(),
 		Message: m.GetReason(),
 	}, e.ID))

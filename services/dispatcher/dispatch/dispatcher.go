@@ -43,8 +43,10 @@ type Options struct {
 // Dispatcher drives backfills.
 type Dispatcher struct {
 	Options
-	wake  chan struct{} // holds a token while admission may have something to do
-	calls sync.WaitGroup
+	wake    chan struct{} // holds a token while admission may have something to do
+	calls   sync.WaitGroup
+	recent  *state.Recent
+	journal journal
 
 	mu     sync.Mutex
 	sched  *backfill.Scheduler
@@ -57,7 +59,10 @@ func New(o Options) *Dispatcher {
 	if o.Backlog == 0 {
 		o.Backlog = 256
 	}
-	return &Dispatcher{Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog), driven: map[string]*drive{}}
+	return &Dispatcher{
+		Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog), driven: map[string]*drive{},
+		recent: state.NewRecent(), journal: journal{bus: o.Bus, log: o.Log, more: make(chan struct{}, 1)},
+	}
 }
 
 // Handlers are the dispatcher's subscriptions.
@@ -76,6 +81,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { d.admitLoop(gctx); return nil })
 	g.Go(func() error { d.tickLoop(gctx); return nil })
+	g.Go(func() error { d.journal.run(gctx); return nil })
 	err := g.Wait()
 	d.shutdown(context.WithoutCancel(ctx))
 	return err
@@ -106,6 +112,7 @@ func (d *Dispatcher) shutdown(ctx context.Context) {
 			d.Log.WarnContext(ctx, "lease not released: it will expire", "backfill_id", dr.scope.ID, "error", err)
 		}
 	}
+	d.journal.flush(ctx)
 }
 
 // signal has the admission loop look again.

@@ -136,7 +136,7 @@ func (d *Dispatcher) resume(ctx context.Context, dr *drive, restart bool) error 
 		return err
 	}
 	err := d.scan(ctx, dr, func(rec backfill.Record) error {
-		dr.observeAll(&rec)
+		d.observe(dr, &rec)
 		if dr.scope.DateComplete(&rec) {
 			return nil
 		}

@@ -188,8 +188,9 @@ func (p *progress) snapshot(s *backfill.Scope, now time.Time) backfill.Progress 
 	return out
 }
 
-// observeAll takes in a record.
-func (dr *drive) observeAll(rec *backfill.Record) {
+// observe takes in a record.
+func (d *Dispatcher) observe(dr *drive, rec *backfill.Record) {
+	d.recent.Saw(dr.scope.ID, rec)
 	for _, ph := range dr.scope.Phases(rec.Season) {
 		t := dr.scope.Tally(rec, ph)
 		dr.mu.Lock()

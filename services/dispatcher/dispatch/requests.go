@@ -107,7 +107,7 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 	if err != nil {
 		return err
 	}
-	d.journal(ctx, event.Journal(Name, b.CreatedAt, &pb.BackfillEvent{
+	d.journal.add(event.Journal(Name, b.CreatedAt, &pb.BackfillEvent{
 		BackfillId: id, Pipeline: plan.Pipeline.Name, Kind: "activated", RequestedBy: b.Request.RequestedBy, Message: b.Request.Reason,
 		Records: int64(len(dates)),
 	}))
@@ -153,7 +153,7 @@ func (d *Dispatcher) refuse(ctx context.Context, req backfill.Request, why error
 		return d.notice(ctx, req, "a request with the id "+req.ID+" was refused: "+strings.Join(faults, "; "))
 	}
 	d.Log.WarnContext(ctx, "request refused", "backfill_id", req.ID, "pipeline", req.Pipeline, "faults", faults)
-	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+	d.journal.add(event.Journal(Name, now, &pb.BackfillEvent{
 		BackfillId: req.ID, Pipeline: req.Pipeline, Kind: "refused", RequestedBy: req.RequestedBy, Faults: faults,
 	}, now.Format(time.RFC3339Nano)))
 	return nil
@@ -168,7 +168,7 @@ func (d *Dispatcher) notice(ctx context.Context, req backfill.Request, text stri
 		return nil
 	})
 	if err == nil {
-		d.journal(ctx, event.Journal(Name, d.Now(), &pb.BackfillEvent{
+		d.journal.add(event.Journal(Name, d.Now(), &pb.BackfillEvent{
 			BackfillId: req.ID, Pipeline: req.Pipeline, Kind: "notice", RequestedBy: req.RequestedBy, Message: text,
 		}, text))
 	}

@@ -37,7 +37,7 @@ func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 	case (st == backfill.StatePausing || st == backfill.StateCancelling) && calls == 0 && !early:
 		if d.silence(dr) >= longSilence {
 			err = d.scan(ctx, dr, func(rec backfill.Record) error {
-				dr.observeAll(&rec)
+				d.observe(dr, &rec)
 				d.reconcile(dr, &rec)
 				return nil
 			})
@@ -99,7 +99,7 @@ func (d *Dispatcher) tryEnd(ctx context.Context, dr *drive) error {
 	r := rest{complete: map[backfill.Cell]bool{}, failed: map[backfill.Date]bool{}}
 	var again []backfill.Date
 	err := d.scan(ctx, dr, func(rec backfill.Record) error {
-		dr.observeAll(&rec)
+		d.observe(dr, &rec)
 		d.reconcile(dr, &rec)
 		f := dr.scope.Examine(&rec, d.Now(), false)
 		if f.Open {
@@ -217,7 +217,7 @@ func (d *Dispatcher) end(ctx context.Context, dr *drive, st backfill.State, r *r
 	}
 	d.Log.InfoContext(ctx, "backfill ended", "backfill_id", dr.scope.ID, "state", string(st), "dates_complete", snap.DatesComplete,
 		"dates_total", snap.DatesTotal, "attempts", snap.Attempts)
-	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+	d.journal.add(event.Journal(Name, now, &pb.BackfillEvent{
 		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: string(st),
 	}, now.String()))
 	return nil
@@ -240,7 +240,7 @@ func (d *Dispatcher) setState(ctx context.Context, dr *drive, st backfill.State,
 	d.mu.Unlock()
 	d.signal()
 	now := d.Now()
-	d.journal(ctx, event.Journal(Name, now, &pb.BackfillEvent{
+	d.journal.add(event.Journal(Name, now, &pb.BackfillEvent{
 		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: string(st), Message: why, RequestedBy: by,
 	}, now.String()))
 	return nil

@@ -22,6 +22,9 @@ import (
 //go:embed nba.yaml
 var nbaFile []byte
 
+// NBA is the text of the NBA pipeline.
+func NBA() string { return string(nbaFile) }
+
 // Demo is the example platform with its own HTTP listener.
 type Demo struct {
 	Pipeline *backfill.Pipeline

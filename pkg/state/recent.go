@@ -1,0 +1,45 @@
+package state
+
+import (
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"sluice.dev/pkg/backfill"
+)
+
+// Recent remembers the newest version that was seen of the records used last. It may be behind the store, but
+// never holds what is not so: facts are only added. What is decided from it must hold with more facts too, or be
+// checked again with a record that was read.
+type Recent struct {
+	records *lru.Cache[recentKey, backfill.Record]
+}
+
+type recentKey struct {
+	id   string
+	date backfill.Date
+}
+
+// recentRecords bounds how many are remembered; an NBA date takes about 30 KB.
+const recentRecords = 512
+
+// NewRecent makes an empty one.
+func NewRecent() *Recent {
+	records, err := lru.New[recentKey, backfill.Record](recentRecords)
+	if err != nil {
+		panic(err) // only a size below one is refused
+	}
+	return &Recent{records}
+}
+
+// Saw remembers a record unless a newer version is known.
+func (r *Recent) Saw(id string, rec *backfill.Record) {
+	k := recentKey{id, rec.Date}
+	if old, ok := r.records.Peek(k); ok && old.Len() > rec.Len() {
+		return
+	}
+	r.records.Add(k, *rec)
+}
+
+// Get returns the newest version seen.
+func (r *Recent) Get(id string, date backfill.Date) (backfill.Record, bool) {
+	return r.records.Get(recentKey{id, date})
+}
