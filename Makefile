@@ -6,7 +6,7 @@ BUILD := $(CURDIR)/.build
 MODULES := proto pkg services/dispatcher services/completion-tracker services/phase-gate services/console services/sluice
 TESTFLAGS ?= -race -shuffle=on -count=1
 
-.PHONY: help build demo tutorial up emulators test lint verify generate bench tools modules
+.PHONY: help build demo tutorial up emulators test lint verify generate bench bench-gcp tools modules
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -49,7 +49,10 @@ modules: ## build each module by itself, as the workspace hides missing requirem
 	cd deploy/emulators && GOWORK=off CGO_ENABLED=0 go vet ./... && GOWORK=off go mod tidy -diff
 
 bench: ## measure: the reference workload on the embedded placement
-	go test -run '^$$' -bench . -benchtime 1x -timeout 20m ./services/sluice/scenario
+	go test -run '^$$' -bench NBA4 -benchtime 1x -timeout 20m ./services/sluice/scenario
+
+bench-gcp: emulators ## measure: the services over Google's emulators, and completions as merges beside transactions
+	deploy/with-emulators.sh go test -run '^$$' -bench GCP -benchtime 1x -timeout 20m ./services/sluice/scenario
 
 tools: ## install the tools at pinned versions into .bin
 	@deploy/tools.sh $(BIN)

@@ -79,7 +79,7 @@ func download(ctx context.Context, bucket, prefix, dir string, options ...option
 			if !filepath.IsLocal(name) {
 				return fmt.Errorf("object %q leads out of the folder", o.Name)
 			}
-			if left -= int64(o.Size); left < 0 { //nolint:gosec // sizes of objects fit
+			if left -= int64(o.Size); left < 0 {
 				return fmt.Errorf("there are more than %d MB: give pipelines a prefix of their own", maxPipelines>>20)
 			}
 			if err := fetch(ctx, client, o, filepath.Join(dir, name)); err != nil {
@@ -97,11 +97,11 @@ func fetch(ctx context.Context, client *storage.Service, o *storage.Object, file
 	if err != nil {
 		return fmt.Errorf("object %q: %w", o.Name, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
+	defer resp.Body.Close()
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("object %q: %w", o.Name, err)
 	}
-	f, err := os.Create(file) //nolint:gosec // inside our own folder
+	f, err := os.Create(file)
 	if err != nil {
 		return fmt.Errorf("object %q: %w", o.Name, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/pubsub/v2"
@@ -36,6 +37,8 @@ type Bus struct {
 
 	mu         sync.Mutex
 	publishers map[string]*pubsub.Publisher
+
+	published atomic.Int64
 }
 
 // After an outage work goes on within seconds. The client's own waits grow up to one and two minutes.
@@ -88,6 +91,9 @@ func (b *Bus) Close() error {
 	return nil
 }
 
+// Published counts the messages since Open.
+func (b *Bus) Published() int64 { return b.published.Load() }
+
 // maxWaiting bounds the messages of a topic that wait to be sent; Publish blocks while it is reached.
 const maxWaiting = 5000
 
@@ -122,6 +128,7 @@ func (b *Bus) Publish(ctx context.Context, topic string, events ...*event.Event)
 			errs = append(errs, err)
 			break
 		}
+		b.published.Add(1)
 		results = append(results, p.Publish(ctx, m))
 	}
 	for _, r := range results {

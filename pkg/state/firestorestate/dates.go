@@ -157,9 +157,12 @@ func (s *Store) read(ctx context.Context, doc *firestore.DocumentRef) (backfill.
 	return toRecord(snap)
 }
 
-// Date implements state.Dates.
+// Date implements state.Dates. Like a merge, it shares the next read of the date with all that ask meanwhile.
 func (s *Store) Date(ctx context.Context, id string, date backfill.Date) (backfill.Record, error) {
-	if err := s.use(ctx); err != nil {
+	if rec, err := s.Merge(ctx, id, date, time.Time{}); err == nil {
+		return rec, nil
+	}
+	if err := s.use(ctx); err != nil { // what failed may have been somebody else's merge
 		return backfill.Record{}, err
 	}
 	return s.read(ctx, s.dateDoc(id, date.String()))

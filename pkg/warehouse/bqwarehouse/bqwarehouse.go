@@ -41,6 +41,8 @@ type Warehouse struct {
 	client *bigquery.Client
 	opts   Options
 	closed atomic.Bool
+
+	queries atomic.Int64
 }
 
 var _ warehouse.Warehouse = (*Warehouse)(nil)
@@ -59,6 +61,9 @@ func Open(ctx context.Context, o Options, options ...option.ClientOption) (*Ware
 	}
 	return &Warehouse{client: client, opts: o}, nil
 }
+
+// Queries counts the queries since Open.
+func (w *Warehouse) Queries() int64 { return w.queries.Load() }
 
 // Close implements warehouse.Warehouse.
 func (w *Warehouse) Close() error {
@@ -87,6 +92,7 @@ func (w *Warehouse) query(ctx context.Context, purpose, sql string, params ...bi
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	w.queries.Add(1)
 	q := w.client.Query(sql)
 	q.Parameters = params
 	q.MaxBytesBilled = w.opts.MaxBytesBilled

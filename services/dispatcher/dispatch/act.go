@@ -26,12 +26,24 @@ func (d *Dispatcher) onTrigger(ctx context.Context, e *event.Event) error {
 	if dr == nil {
 		return d.pass(ctx, m.GetBackfillId(), date)
 	}
-	rec, err := d.Store.Date(ctx, dr.scope.ID, date)
+	ph, ok := dr.scope.Pipeline.Phase(m.GetPhase())
+	if !ok || ph.Trigger.HTTP == nil {
+		return d.look(ctx, dr, date)
+	}
+	// What is known of the date, with the marks that the trigger tells of, says what to call. It may be behind, so
+	// it is checked again when the dispatch is on record, and attempts that look overdue are left to the sweep.
+	rec, err := d.lately(ctx, dr, date)
 	if err != nil {
 		return err
 	}
-	d.observe(dr, &rec)
-	return d.act(ctx, dr, &rec, dr.scope.Examine(&rec, d.Now(), false))
+	for _, name := range m.GetProcessors() {
+		rec = rec.Add(backfill.Fact{
+			Key: backfill.Key{Phase: m.GetPhase(), Processor: name, Kind: backfill.Triggered}, Value: backfill.Value{At: e.Time},
+		})
+	}
+	found := dr.scope.Examine(&rec, d.Now(), false)
+	found.Expired = nil
+	return d.act(ctx, dr, &rec, found)
 }
 
 // pass has the instance that drives a backfill look at a date soon.

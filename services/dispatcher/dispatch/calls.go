@@ -51,14 +51,23 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 		return
 	}
 	d.observe(dr, &rec)
+	again := false
 	for _, j := range wanted {
-		if j = d.stillOpen(dr, &rec, j); len(j.Processors) == 0 {
+		n := len(j.Processors)
+		j = d.stillOpen(dr, &rec, j)
+		again = again || len(j.Processors) < n
+		if len(j.Processors) == 0 {
 			continue
 		}
 		d.calls.Add(1)
 		go func() { defer d.calls.Done(); d.call(dr, rec.Season, j) }()
 	}
 	d.journalDispatch(dr, rec.Date, facts)
+	if again { // what was known was behind
+		if err := d.look(ctx, dr, rec.Date); err != nil {
+			d.complain(ctx, dr, "cannot look at a date: the sweep will", err)
+		}
+	}
 }
 
 // lately is the newest version seen of a date, which is read when there is none.

@@ -169,18 +169,31 @@ func (d *Dispatcher) reopen(ctx context.Context, b *backfill.Backfill, s *backfi
 	for i := range dates {
 		dates[i] = s.Dates.At(i).Date
 	}
-	err := d.Store.Claim(ctx, b.Request.Pipeline, b.ID, dates)
+	err := d.claim(ctx, b.Request.Pipeline, b.ID, dates)
 	if fault.Is(err, fault.Conflict) {
 		return false, d.notice(ctx, b.Request, "cannot go on: "+err.Error())
 	}
 	if err != nil {
 		return false, err
 	}
-	_, err = d.Store.UpdateBackfill(ctx, b.ID, 0, func(b *backfill.Backfill) error {
+	was, finished := b.State, b.FinishedAt
+	if _, err = d.Store.UpdateBackfill(ctx, b.ID, 0, func(b *backfill.Backfill) error {
 		if b.State.Ended() {
 			b.State, b.FinishedAt = backfill.StateActive, time.Time{}
 		}
 		return nil
-	})
+	}); err != nil {
+		return false, err
+	}
+	// Until then it was an ended one, whose dates another may take.
+	if err = d.claim(ctx, b.Request.Pipeline, b.ID, dates); fault.Is(err, fault.Conflict) {
+		if _, err := d.Store.UpdateBackfill(ctx, b.ID, 0, func(b *backfill.Backfill) error {
+			b.State, b.FinishedAt = was, finished
+			return nil
+		}); err != nil {
+			return false, err
+		}
+		return false, d.notice(ctx, b.Request, "cannot go on: "+err.Error())
+	}
 	return err == nil, err
 }

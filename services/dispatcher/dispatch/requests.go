@@ -80,7 +80,7 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 	for i := range dates {
 		dates[i] = b.Dates.At(i).Date
 	}
-	err := d.Store.Claim(ctx, plan.Pipeline.Name, id, dates)
+	err := d.claim(ctx, plan.Pipeline.Name, id, dates)
 	if fault.Is(err, fault.Conflict) {
 		return d.refuse(ctx, b.Request, fault.List{err.Error() + ": wait for it, cancel it, or choose other dates"}.Err())
 	}
@@ -115,6 +115,48 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 		return err
 	}
 	return nil
+}
+
+// claim takes dates. One that ended and was stopped before it had freed them does not own them any more.
+func (d *Dispatcher) claim(ctx context.Context, pipeline, id string, dates []backfill.Date) error {
+	for {
+		conflict := d.Store.Claim(ctx, pipeline, id, dates)
+		if !fault.Is(conflict, fault.Conflict) {
+			return conflict
+		}
+		owner, err := d.otherOwner(ctx, pipeline, id, dates)
+		if err != nil || owner == "" { // freed meanwhile
+			if err == nil {
+				continue
+			}
+			return err
+		}
+		b, err := d.Store.Backfill(ctx, owner)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+		if err == nil && !b.State.Ended() {
+			return conflict
+		}
+		d.Log.WarnContext(ctx, "dates of an ended backfill are freed", "backfill_id", owner)
+		if err := d.Store.Unclaim(ctx, pipeline, owner); err != nil {
+			return err
+		}
+	}
+}
+
+// otherOwner finds a backfill that owns one of the dates.
+func (d *Dispatcher) otherOwner(ctx context.Context, pipeline, id string, dates []backfill.Date) (string, error) {
+	for _, date := range dates {
+		owner, err := d.Store.Owner(ctx, pipeline, date)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return "", err
+		}
+		if err == nil && owner != id {
+			return owner, nil
+		}
+	}
+	return "", nil
 }
 
 // planned is the progress of a backfill of which nothing has been done yet.

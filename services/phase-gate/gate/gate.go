@@ -56,6 +56,13 @@ func (g *Gate) Handle(ctx context.Context, e *event.Event) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "event %s: %w", e.ID, err)
 	}
+	cell := backfill.Cell{Date: date, Phase: m.GetPhase()}
+	if e.Type == event.TypeDateChanged {
+		g.remember(scope.ID).doubt(date, scope.Pipeline.Phases)
+	}
+	if e.Type == event.TypePhaseDone && g.remember(scope.ID).isHandled(cell) {
+		return nil // completions that were recorded together each tell of it
+	}
 	look := &look{g: g, scope: scope, memory: g.remember(scope.ID), fresh: map[backfill.Cell]bool{}}
 	rec, err := look.read(ctx, date)
 	if err != nil {
@@ -64,7 +71,16 @@ func (g *Gate) Handle(ctx context.Context, e *event.Event) error {
 	if err := look.open(ctx, &rec, scope.Phases(rec.Season)); err != nil {
 		return err
 	}
-	return look.dependents(ctx, &rec, e.Type, m.GetPhase())
+	if e.Type == event.TypeProgressed {
+		return nil // other dates wait for whole phases
+	}
+	if err := look.dependents(ctx, &rec, e.Type, m.GetPhase()); err != nil {
+		return err
+	}
+	if e.Type == event.TypePhaseDone && scope.Complete(&rec, cell.Phase) {
+		look.memory.handle(cell)
+	}
+	return nil
 }
 
 // unlessGone acknowledges news about a backfill that does not exist any more.
@@ -92,6 +108,9 @@ func (l *look) open(ctx context.Context, rec *backfill.Record, phases []*backfil
 		}
 		if err := l.trigger(ctx, rec, ph, o.Start); err != nil {
 			return err
+		}
+		if l.memory.allTold(cell, rec, ph) {
+			l.memory.start(cell)
 		}
 	}
 	return nil
@@ -130,12 +149,13 @@ func (l *look) decide(ctx context.Context, rec *backfill.Record, ph *backfill.Ph
 }
 
 // trigger adds the marks that are missing and publishes for every processor that has not been dispatched
-// yet, or must be again, so that a trigger that got lost is told again.
+// yet, or must be again, unless that was done already: a trigger that got lost with a process is told again.
 func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.Phase, start []string) error {
 	var marks []backfill.Fact
 	var names []string
 	now := l.g.now()
 	whole := len(start) == len(ph.Processors)
+	cell := backfill.Cell{Date: rec.Date, Phase: ph.ID}
 	for _, name := range start {
 		proc, _ := ph.Processor(name)
 		key := backfill.Key{Phase: ph.ID, Processor: name, Kind: backfill.Triggered}
@@ -145,7 +165,7 @@ func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.P
 		if !triggered(rec, ph, key.Processor) && (!whole || len(marks) == 0) {
 			marks = append(marks, backfill.Fact{Key: key, Value: backfill.Value{At: now}})
 		}
-		if s := rec.Run(l.scope.ID, ph, proc).State; s == backfill.RunPending || s == backfill.RunRetrying {
+		if s := rec.Run(l.scope.ID, ph, proc).State; (s == backfill.RunPending || s == backfill.RunRetrying) && !l.memory.isTold(cell, name) {
 			names = append(names, name)
 		}
 	}
@@ -164,6 +184,7 @@ func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.P
 		if err := l.g.pub.Publish(ctx, event.TopicTriggers, event.New(event.TypeTriggered, Name, subject, now, m, names...)); err != nil {
 			return err
 		}
+		l.memory.tell(cell, names)
 	}
 	if len(marks) == 0 {
 		return nil

@@ -13,6 +13,8 @@ type memory struct {
 	mu       sync.Mutex
 	complete map[backfill.Cell]bool
 	started  map[backfill.Cell]bool
+	told     map[backfill.Cell]map[string]bool // processors whose trigger was published
+	handled  map[backfill.Cell]bool            // complete, and all that follows from it done
 	prefix   map[string]int
 }
 
@@ -27,7 +29,10 @@ func (g *Gate) remember(id string) *memory {
 		if len(g.memory) >= remembered {
 			clear(g.memory)
 		}
-		m = &memory{complete: map[backfill.Cell]bool{}, started: map[backfill.Cell]bool{}, prefix: map[string]int{}}
+		m = &memory{
+			complete: map[backfill.Cell]bool{}, started: map[backfill.Cell]bool{}, handled: map[backfill.Cell]bool{},
+			told: map[backfill.Cell]map[string]bool{}, prefix: map[string]int{},
+		}
 		g.memory[id] = m
 	}
 	return m
@@ -49,6 +54,57 @@ func (m *memory) start(c backfill.Cell) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.started[c] = true
+}
+
+// doubt has a date looked at, and told of, as if for the first time.
+func (m *memory) doubt(d backfill.Date, phases []backfill.Phase) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range phases {
+		c := backfill.Cell{Date: d, Phase: phases[i].ID}
+		delete(m.started, c)
+		delete(m.told, c)
+	}
+}
+
+func (m *memory) isTold(c backfill.Cell, processor string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.told[c][processor]
+}
+
+func (m *memory) tell(c backfill.Cell, processors []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.told[c] == nil {
+		m.told[c] = map[string]bool{}
+	}
+	for _, p := range processors {
+		m.told[c][p] = true
+	}
+}
+
+// allTold says that every processor of a phase of a date was let through and told of, or does not need it.
+func (m *memory) allTold(c backfill.Cell, rec *backfill.Record, ph *backfill.Phase) bool {
+	for i := range ph.Processors {
+		name := ph.Processors[i].Name
+		if !triggered(rec, ph, name) || !m.isTold(c, name) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *memory) isHandled(c backfill.Cell) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.handled[c]
+}
+
+func (m *memory) handle(c backfill.Cell) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.handled[c] = true
 }
 
 // look is one derivation, with what it has read so far.

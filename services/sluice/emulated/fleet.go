@@ -34,8 +34,8 @@ func (f *Fleet) Start(service, instance string, port int, env ...string) error {
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", instance, err)
 	}
-	defer log.Close()                                                               //nolint:errcheck // the process has its own
-	p := &process{exec.Command(filepath.Join(f.Bin, service)), make(chan struct{})} //nolint:gosec,noctx // ours; Stop ends it
+	defer log.Close()
+	p := &process{exec.Command(filepath.Join(f.Bin, service)), make(chan struct{})} //nolint:noctx // Stop ends it
 	p.cmd.Env = append(append(append(os.Environ(), f.Env...), env...), fmt.Sprint("PORT=", port))
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

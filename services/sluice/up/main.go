@@ -152,7 +152,7 @@ func (u *up) freePorts() error {
 		if err != nil {
 			return fmt.Errorf("listening on %s: %w: choose another with -listen", address, err)
 		}
-		u.ports[s] = l.Addr().(*net.TCPAddr).Port //nolint:errcheck,forcetypeassert // of a TCP listener
+		u.ports[s] = l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // of a TCP listener
 		if err := l.Close(); err != nil {
 			return fmt.Errorf("listening on %s: %w", address, err)
 		}
