@@ -57,6 +57,7 @@ func Run(t *testing.T, o Options) {
 		"events survive the way":                      survives,
 		"raw events survive the way":                  raw,
 		"an error is delivered again":                 again,
+		"a crash between store and publish":           crash,
 		"invalid is a dead letter at once":            invalid,
 		"what was not acknowledged comes again":       interrupted,
 		"receivers share a subscription":              shared,
@@ -199,6 +200,27 @@ func again(t *testing.T, o Options) {
 	}
 	if dead := o.Dead(t, b, topic); len(dead) != 0 {
 		t.Errorf("dead letters: %v", dead)
+	}
+}
+
+// A handler that stored its effect and failed to publish what follows is handed the event again, and makes up for it;
+// what follows has the same id each time.
+func crash(t *testing.T, o Options) {
+	next := bus.Subscription{Consumer: "next", Topic: event.TopicPhaseCompletions}
+	b := o.New(t, one, next)
+	var stored atomic.Int32
+	receive(t, b, one, func(ctx context.Context, e *event.Event) error {
+		if stored.Add(1) == 1 {
+			return fault.New(fault.Unavailable, "it crashed")
+		}
+		m := &pb.PhaseProgressed{BackfillId: "b", Date: "2024-01-01", Phase: "one"}
+		return b.Publish(ctx, event.TopicPhaseCompletions, event.New(event.TypePhaseDone, "//bustest", "b", e.Time, m, e.ID))
+	})
+	follows := receive(t, b, next, func(context.Context, *event.Event) error { return nil })
+	publish(t, b, topic, completion(1))
+	within(t, o.Patience, "what follows", func() bool { return follows.distinct() == 1 })
+	if stored.Load() < 2 {
+		t.Errorf("delivered %d times", stored.Load())
 	}
 }
 

@@ -338,15 +338,32 @@ func follow(t *testing.T, s state.Store, id string) func() (*backfill.Backfill, 
 
 func watch(t *testing.T, s state.Store) {
 	create(t, s, "b", 3)
+	sees(t, s, follow(t, s, "b"), 0)
+}
+
+// Interruption holds a driver that watches over a connection to going on when that breaks: interrupt breaks it, and
+// lets it be made again. Drivers without one, such as the embedded, have nothing to interrupt, so this is no part
+// of Run.
+func Interruption(t *testing.T, s state.Store, interrupt func()) {
+	t.Helper()
+	create(t, s, "b", 3)
 	seen := follow(t, s, "b")
-	n := 0
+	n := sees(t, s, seen, 0)
+	interrupt()
+	sees(t, s, seen, n)
+}
+
+// sees changes a backfill and one of its dates until the watcher has seen the last version, n changes and more.
+func sees(t *testing.T, s state.Store, seen func() (*backfill.Backfill, map[backfill.Date]int), n int) int {
+	t.Helper()
+	before := n
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		// Watch may take a moment to begin: changes go on until it shows that it sees them.
 		n++
 		add(t, s, first+1, fact(fmt.Sprint("p", n), 1, backfill.Succeeded))
 		_, err := s.UpdateBackfill(t.Context(), "b", 0, func(b *backfill.Backfill) error { b.Progress.Attempts = n; return nil })
 		must(t, err)
-		if doc, facts := seen(); doc != nil && facts[first+1] > 0 {
+		if doc, facts := seen(); doc != nil && doc.Progress.Attempts > before && facts[first+1] > before {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -355,7 +372,7 @@ func watch(t *testing.T, s state.Store) {
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if doc, facts := seen(); doc.Progress.Attempts == n && facts[first+1] == n {
-			return
+			return n
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("the watcher does not see the last version")

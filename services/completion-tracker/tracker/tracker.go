@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -192,6 +193,17 @@ func newest(rec *backfill.Record, at target, eventID string) int {
 	return max(1, run.Attempt)
 }
 
+// maxMessage bounds what is kept of a processor's message, in bytes: a date's document may have 1 MiB for all of its
+// processors' attempts.
+const maxMessage = 2000
+
+func clip(s string) string {
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage], "") + " […]"
+}
+
 func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, attempt int) backfill.Fact {
 	kind := map[string]backfill.Kind{
 		"succeeded": backfill.Succeeded, "failed": backfill.Failed, "partial": backfill.Partial, "skipped": backfill.ReportedSkip,
@@ -200,7 +212,7 @@ func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, atte
 		kind = backfill.Rejected
 	}
 	v := backfill.Value{
-		At: e.Time, Message: m.GetMessage(), Records: m.GetRecords(), BytesBilled: m.GetBytesBilled(), CorrelationID: m.GetCorrelationId(),
+		At: e.Time, Message: clip(m.GetMessage()), Records: m.GetRecords(), BytesBilled: m.GetBytesBilled(), CorrelationID: m.GetCorrelationId(),
 	}
 	if v.At.IsZero() {
 		v.At = t.now()
@@ -246,10 +258,10 @@ func (t *Tracker) tell(ctx context.Context, m *pb.ProcessorCompleted, at target,
 	if err := t.pub.Publish(ctx, event.TopicPhaseCompletions, event.New(typ, Name, subject, fact.At, p, id)); err != nil {
 		return err
 	}
-	return t.pub.Publish(ctx, event.TopicEvents, t.journal(m, at, run, tally, fact)...)
+	return t.pub.Publish(ctx, event.TopicEvents, t.journal(at, run, tally, fact)...)
 }
 
-func (t *Tracker) journal(m *pb.ProcessorCompleted, at target, run backfill.Run, tally backfill.Tally, fact backfill.Fact) []*event.Event {
+func (t *Tracker) journal(at target, run backfill.Run, tally backfill.Tally, fact backfill.Fact) []*event.Event {
 	line := func(kind, message string) *event.Event {
 		e := &pb.BackfillEvent{
 			BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Kind: kind, Date: at.date.String(), Phase: at.phase.ID,
@@ -261,7 +273,7 @@ func (t *Tracker) journal(m *pb.ProcessorCompleted, at target, run backfill.Run,
 		}
 		return event.Journal(Name, fact.At, e)
 	}
-	out := []*event.Event{line(string(fact.Kind), m.GetMessage())}
+	out := []*event.Event{line(string(fact.Kind), fact.Message)}
 	if run.State == backfill.RunExhausted {
 		t.log.Error("processor exhausted", "backfill_id", at.scope.ID, "date", at.date.String(), "phase", at.phase.ID,
 			"processor", at.proc.Name, "attempt", fact.Attempt, "error", run.LastError)

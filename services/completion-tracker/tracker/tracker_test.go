@@ -5,9 +5,11 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 
@@ -315,5 +317,23 @@ func TestTheNextOwner(t *testing.T) {
 	}
 	if m := pub.last().Data.(*pb.PhaseProgressed); m.GetBackfillId() != "next" {
 		t.Errorf("it was counted for %s", m.GetBackfillId())
+	}
+}
+
+// A message of any length is recorded, shortened.
+func TestLongMessagesAreShortened(t *testing.T) {
+	t.Parallel()
+	s, _, tr := setup(t)
+	m := completed("a", "failed")
+	m.Message = strings.Repeat("é", 2_000_000)
+	if err := report(t, tr, m); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Date(t.Context(), "b", day)
+	if err != nil || r.Len() != 1 {
+		t.Fatalf("%d facts, %v", r.Len(), err)
+	}
+	if got := r.Facts()[0].Message; len(got) > 2100 || !utf8.ValidString(got) || !strings.HasPrefix(got, "éé") || !strings.HasSuffix(got, "[…]") {
+		t.Errorf("%d bytes: %q", len(got), got[max(0, len(got)-20):])
 	}
 }

@@ -2,11 +2,17 @@ package scenario_test
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"sluice.dev/pkg/event"
 	pb "sluice.dev/proto/gen/sluice/v1"
+	"sluice.dev/services/sluice/emulated"
 	"sluice.dev/services/sluice/platform"
 )
 
@@ -52,5 +58,50 @@ func TestCloudTwoInstances(t *testing.T) {
 			}
 			keys[run] = call.Key
 		}
+	}
+}
+
+// make up runs this program: it sets everything up, tells how to use it, and leaves nothing behind.
+func TestCloudUp(t *testing.T) {
+	t.Parallel()
+	if err := emulated.Require(); err != nil && os.Getenv("CI") == "" {
+		t.Skip("no emulators: run make test")
+	}
+	turn <- struct{}{}
+	t.Cleanup(func() { <-turn })
+	bin := servicesBuilt()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "up"), "../up").CombinedOutput(); err != nil {
+		t.Fatalf("building up: %v\n%s", err, out)
+	}
+	w := &world{t: t, dir: t.TempDir(), address: freeAddress(t)}
+	up := exec.Command(filepath.Join(bin, "up"), "-bin", bin, "-listen", w.address, "-speed", "100", "-push")
+	up.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	log, err := os.Create(filepath.Join(w.dir, "up.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	up.Stdout, up.Stderr = log, log
+	if err := up.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
+	eventually(t, time.Minute, "it is up", func() bool { return strings.Contains(said(), "sluice is up at http://"+w.address) })
+	if !contains(said(), "gcloud pubsub topics publish backfill-requests", "sluice submit -f") {
+		t.Errorf("it does not tell how to publish:\n%s", said())
+	}
+	dates := w.dates(3)
+	w.must("submit", "-f", w.write("r.json", fmt.Sprintf(`{"backfill_id":"up","pipeline":"nba","dates":{"range":{"start":%q,"end":%q}}}`, dates[0], dates[2])))
+	if a := w.sluice("watch", "up"); a.code != 0 {
+		t.Errorf("watch: exit %d\n%s%s\n%s", a.code, a.out, a.err, said())
+	}
+	if err := up.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Wait(); err != nil {
+		t.Errorf("it ends with %v:\n%s", err, said())
+	}
+	if a := w.sluice("status"); a.code == 0 {
+		t.Error("the console still answers")
 	}
 }

@@ -94,7 +94,10 @@ func (u *up) run(ctx context.Context) error {
 		return err
 	}
 	if u.create {
-		fmt.Println("created; Ctrl-C ends")
+		for _, v := range []string{"PUBSUB_EMULATOR_HOST", "FIRESTORE_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST", "SLUICE_PROJECT_ID"} {
+			fmt.Printf("export %s=%s\n", v, os.Getenv(v))
+		}
+		fmt.Printf("export SLUICE_PIPELINES=%s\n", u.dir)
 		<-ctx.Done()
 		return nil
 	}
