@@ -99,7 +99,7 @@ func (t *Tracker) record(ctx context.Context, e *event.Event, m *pb.ProcessorCom
 	if err != nil {
 		return err
 	}
-	return t.tell(ctx, m, at, rec, fact)
+	return t.tell(ctx, at, rec, fact)
 }
 
 // add writes the outcome, and with it the mark of a phase that it is known to complete.
@@ -233,7 +233,7 @@ func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, atte
 
 // tell publishes what follows from the record as it now stands. All of it is derived again when the
 // completion is delivered again, and has the same ids then.
-func (t *Tracker) tell(ctx context.Context, m *pb.ProcessorCompleted, at target, rec backfill.Record, fact backfill.Fact) error {
+func (t *Tracker) tell(ctx context.Context, at target, rec backfill.Record, fact backfill.Fact) error {
 	tally := at.scope.Tally(&rec, at.phase)
 	typ := event.TypeProgressed
 	if tally.Complete() {
