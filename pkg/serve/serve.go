@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -36,6 +37,7 @@ type Config struct {
 	Journal            string `default:"sluice.backfill_events" envconfig:"JOURNAL"`
 	MaxBytesBilled     int64  `envconfig:"MAX_BYTES_BILLED"`
 	LogLevel           string `default:"info"                   envconfig:"LOG_LEVEL"`
+	Host               string `envconfig:"HOST"`
 	Port               int    `envconfig:"-"`
 }
 
@@ -138,18 +140,18 @@ func Consumers(consumer string, handlers map[string]bus.Handler) []Consumer {
 	return out
 }
 
-// Run serves health on the port, receives, and runs the service's own loop, if it has one, until ctx ends or
+// Run serves health on the configured address, receives, and runs the service's own loop, if it has one, until ctx ends or
 // one of them fails.
-func Run(ctx context.Context, port int, sub bus.Subscriber, consumers []Consumer, loop func(context.Context) error, h http.Handler) error {
+func Run(ctx context.Context, c Config, sub bus.Subscriber, consumers []Consumer, loop func(context.Context) error, h http.Handler) error {
 	g, ctx := errgroup.WithContext(ctx)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	if h != nil {
 		mux.Handle("/", h)
 	}
-	g.Go(func() error { return HTTP(ctx, port, mux) })
-	for _, c := range consumers {
-		g.Go(func() error { return sub.Receive(ctx, c.Subscription, c.Handle) })
+	g.Go(func() error { return HTTP(ctx, net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), mux) })
+	for _, x := range consumers {
+		g.Go(func() error { return sub.Receive(ctx, x.Subscription, x.Handle) })
 	}
 	if loop != nil {
 		g.Go(func() error { return loop(ctx) })
@@ -157,9 +159,9 @@ func Run(ctx context.Context, port int, sub bus.Subscriber, consumers []Consumer
 	return g.Wait()
 }
 
-// HTTP listens on the port first and then serves until ctx ends; requests get three seconds to finish.
-func HTTP(ctx context.Context, port int, h http.Handler) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", port))
+// HTTP listens on the address first and then serves until ctx ends; requests get three seconds to finish.
+func HTTP(ctx context.Context, address string, h http.Handler) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}

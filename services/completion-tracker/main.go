@@ -31,5 +31,5 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	for _, topic := range t.Topics() {
 		handlers[topic] = t.Handle(topic)
 	}
-	return serve.Run(ctx, c.Port, drivers.Subscriber, serve.Consumers(tracker.Name, handlers), nil, drivers.Push)
+	return serve.Run(ctx, c, drivers.Subscriber, serve.Consumers(tracker.Name, handlers), nil, drivers.Push)
 }

@@ -26,5 +26,5 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	}
 	defer drivers.Close() //nolint:errcheck // the process ends
 	server := api.New(drivers.State, drivers.Bus, pipelines, log, time.Now)
-	return serve.Run(ctx, c.Port, drivers.Bus, nil, nil, server.Handler())
+	return serve.Run(ctx, c, drivers.Bus, nil, nil, server.Handler())
 }

@@ -33,5 +33,5 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		Caller: dispatch.NewCaller(gcp.Tokens()), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
 		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second,
 	})
-	return serve.Run(ctx, c.Port, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
+	return serve.Run(ctx, c, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
 }

@@ -25,5 +25,5 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	defer drivers.Close() //nolint:errcheck // the process ends
 	g := gate.New(drivers.State, drivers.Bus, log, time.Now)
 	handlers := map[string]bus.Handler{event.TopicPhaseCompletions: g.Handle}
-	return serve.Run(ctx, c.Port, drivers.Subscriber, serve.Consumers(gate.Name, handlers), nil, drivers.Push)
+	return serve.Run(ctx, c, drivers.Subscriber, serve.Consumers(gate.Name, handlers), nil, drivers.Push)
 }

@@ -36,7 +36,7 @@ func (f *Fleet) Start(service, instance string, port int, env ...string) error {
 	}
 	defer log.Close()
 	p := &process{exec.Command(filepath.Join(f.Bin, service)), make(chan struct{})} //nolint:noctx // Stop ends it
-	p.cmd.Env = append(append(append(os.Environ(), f.Env...), env...), fmt.Sprint("PORT=", port))
+	p.cmd.Env = append(append(append(os.Environ(), f.Env...), env...), "SLUICE_HOST=127.0.0.1", fmt.Sprint("PORT=", port))
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

@@ -94,6 +94,19 @@ func assertAllDone(t testing.TB, p *platform.Platform, dates []string) {
 // under the same Idempotency-Key.
 func assertNoneAgain(t testing.TB, p *platform.Platform, ends []time.Time, moment time.Duration) {
 	t.Helper()
+	for _, a := range calledAgain(p, ends, moment) {
+		t.Errorf("%s was called %s after it had succeeded", a.key, a.at.Sub(a.done))
+	}
+}
+
+// again is a call of what had succeeded.
+type again struct {
+	key      string
+	done, at time.Time
+}
+
+func calledAgain(p *platform.Platform, ends []time.Time, moment time.Duration) []again {
+	var out []again
 	done := map[[2]string]time.Time{}
 	for _, f := range p.Finished() {
 		if k := [2]string{f.Processor, f.Date}; done[k].IsZero() {
@@ -120,8 +133,9 @@ func assertNoneAgain(t testing.TB, p *platform.Platform, ends []time.Time, momen
 			repeated[run] = true // should the repetition fail, more attempts follow
 		}
 		if over && !repeated[run] {
-			t.Errorf("%s was called %s after it had succeeded", c.Key, c.At.Sub(last))
+			out = append(out, again{c.Key, last, c.At})
 		}
 		keys[c.Key] = true
 	}
+	return out
 }

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -105,11 +106,17 @@ func hurried(t *testing.T, url string) string {
 	return s
 }
 
+// addresses have been handed out, to tests that run at the same time.
+var addresses sync.Map
+
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	for {
 		// Below the ports that the kernel gives to others, so that none of them takes it before the program does.
 		address := fmt.Sprint("127.0.0.1:", 15000+rand.IntN(15000))
+		if _, given := addresses.LoadOrStore(address, true); given {
+			continue
+		}
 		if l, err := net.Listen("tcp", address); err == nil {
 			_ = l.Close()
 			return address
