@@ -248,9 +248,15 @@ func (t *Tracker) tell(ctx context.Context, at target, rec backfill.Record, fact
 	}
 	ref := backfill.Ref{Phase: at.phase.ID, Processor: at.proc.Name}
 	run := rec.Run(at.scope.ID, at.phase, at.proc)
+	// A success ends every attempt. What was remembered may have been behind when the attempt was chosen, and the
+	// dispatcher waits for news of the newest.
+	ended := fact.Attempt
+	for run.State.Done() && rec.Has(backfill.Key{Phase: at.phase.ID, Processor: at.proc.Name, Attempt: ended + 1, Kind: backfill.Dispatched}) {
+		ended++
+	}
 	p := &pb.PhaseProgressed{
 		BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Date: at.date.String(), Phase: at.phase.ID, Processor: at.proc.Name,
-		Attempt: int32(fact.Attempt), Status: string(fact.Kind), Tally: Wire(tally), Facts: int32(rec.Len()),
+		Attempt: int32(ended), Status: string(fact.Kind), Tally: Wire(tally), Facts: int32(rec.Len()),
 		Unblocks: run.State.Done() && at.scope.Pipeline.Needed(ref), At: timestamppb.New(fact.At),
 	}
 	subject := event.Subject(p.GetBackfillId(), p.GetDate(), p.GetPhase())

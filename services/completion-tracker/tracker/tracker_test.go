@@ -285,6 +285,25 @@ func TestAMemoryThatIsBehind(t *testing.T) {
 	}
 }
 
+// A success is told of the newest attempt, also when the tracker did not know that it was dispatched: its slot waits.
+func TestASuccessEndsTheNewestAttempt(t *testing.T) {
+	t.Parallel()
+	s, pub, tr := setup(t)
+	if err := report(t, tr, completed("a", "failed")); err != nil { // the date is remembered now
+		t.Fatal(err)
+	}
+	again := backfill.Fact{Key: backfill.Key{Phase: "one", Processor: "a", Attempt: 2, Kind: backfill.Dispatched}, Value: backfill.Value{At: now}}
+	if _, err := s.Merge(t.Context(), "b", day, time.Time{}, again); err != nil {
+		t.Fatal(err)
+	}
+	if err := report(t, tr, completed("a", "succeeded")); err != nil {
+		t.Fatal(err)
+	}
+	if m := pub.last().Data.(*pb.PhaseProgressed); m.GetAttempt() != 2 || m.GetTally().GetSucceeded() != 1 {
+		t.Errorf("%v", m)
+	}
+}
+
 // A completion without a backfill belongs to the one that owns the date, also right after it was another.
 func TestTheNextOwner(t *testing.T) {
 	t.Parallel()
