@@ -1,5 +1,7 @@
 package backfill
 
+import "slices"
+
 // Blocked finds the cells that cannot complete because others do not, by following what each phase waits for.
 type Blocked struct {
 	scope *Scope
@@ -59,8 +61,6 @@ type everything struct{ dates int }
 func (everything) Complete(Cell) (complete, known bool) { return true, true }
 func (e everything) Prefix(string) int                  { return e.dates }
 
-var nothing = KnownFunc(func(Cell) (complete, known bool) { return false, true })
-
 // waitsFor says whether a phase waits for another on the same date. A phase that the season does not have
 // stands aside: what comes after it waits for what came before it.
 func (s *Scope) waitsFor(ph *Phase, other string) bool {
@@ -88,20 +88,18 @@ func (s *Scope) waitsFor(ph *Phase, other string) bool {
 }
 
 func (s *Scope) waitsForCell(ph *Phase, d Date, c Cell) bool {
-	for _, b := range s.barrier(d, ph, nothing) {
-		if b == c {
-			return true
-		}
+	at, ok := s.Dates.Index(c.Date)
+	if !ok {
+		return false
+	}
+	within := func(x stretch) bool { return x.contains(c.Phase, at) }
+	if slices.ContainsFunc(s.barrier(d, ph), within) {
+		return true
 	}
 	for i := range ph.Processors {
 		for _, w := range ph.Processors[i].Windows {
-			if w.Phase != c.Phase {
-				continue
-			}
-			for _, p := range s.Window(w, ph.ID, d) {
-				if p.Date == c.Date {
-					return true
-				}
+			if within(s.covered(w, ph.ID, d)) {
+				return true
 			}
 		}
 	}

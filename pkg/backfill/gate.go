@@ -47,7 +47,7 @@ func (s *Scope) Open(r *Record, ph *Phase, known Known) Opening {
 			}
 		}
 	}
-	if !o.all(s.barrier(r.Date, ph, known), known) {
+	if !s.allComplete(s.barrier(r.Date, ph), r.Date, known, &o) {
 		return o
 	}
 	perPhase := ph.Trigger.HTTP != nil && ph.Trigger.HTTP.PerPhase
@@ -95,40 +95,65 @@ func (s *Scope) windowsComplete(r *Record, ph *Phase, proc *Processor, known Kno
 		if !s.selected[w.Phase] {
 			continue
 		}
-		var cells []Cell
-		for _, p := range s.Window(w, ph.ID, r.Date) {
-			if p.Date == r.Date {
-				if !s.Complete(r, w.Phase) {
-					return false
-				}
-				continue
-			}
-			if _, ours := s.Dates.Index(p.Date); ours {
-				cells = append(cells, Cell{p.Date, w.Phase})
-			}
+		if w.Phase != ph.ID && !s.Complete(r, w.Phase) {
+			return false
 		}
-		if !o.all(cells, known) {
+		if !s.allComplete([]stretch{s.covered(w, ph.ID, r.Date)}, r.Date, known, o) {
 			return false
 		}
 	}
 	return true
 }
 
-// all checks cells oldest first and stops at the first that holds; nearby cells usually share it.
-func (o *Opening) all(cells []Cell, known Known) bool {
-	for i, c := range cells {
-		complete, ok := known.Complete(c)
-		if !ok {
-			o.Ask = append(o.Ask, cells[i:]...)
-			return false
-		}
-		if !complete {
-			o.Waits = append(o.Waits, c)
+// stretch is a phase of the backfill's dates from one position up to, and without, another.
+type stretch struct {
+	phase    string
+	from, to int
+}
+
+func (x stretch) contains(phase string, at int) bool {
+	return x.phase == phase && x.from <= at && at < x.to
+}
+
+// covered is the part of a window that the backfill's own dates fill.
+func (s *Scope) covered(w Window, phase string, d Date) stretch {
+	parts := s.Window(w, phase, d)
+	if len(parts) == 0 {
+		return stretch{phase: w.Phase}
+	}
+	return stretch{w.Phase, s.Dates.search(parts[0].Date), s.Dates.search(parts[len(parts)-1].Date + 1)}
+}
+
+// allComplete walks stretches, but for date self, oldest first, and stops at the first cell that holds; nearby
+// cells usually share it. What lies within a phase's prefix is not even walked.
+func (s *Scope) allComplete(stretches []stretch, self Date, known Known, o *Opening) bool {
+	for _, x := range stretches {
+		for i := max(x.from, min(x.to, known.Prefix(x.phase))); i < x.to; i++ {
+			c := Cell{s.Dates.parts[i].Date, x.phase}
+			if c.Date == self {
+				continue
+			}
+			complete, ok := known.Complete(c)
+			if ok && complete {
+				continue
+			}
+			if ok {
+				o.Waits = append(o.Waits, c)
+				return false
+			}
+			for ; i < x.to && len(o.Ask) < maxAsk; i++ {
+				if d := s.Dates.parts[i].Date; d != self {
+					o.Ask = append(o.Ask, Cell{d, x.phase})
+				}
+			}
 			return false
 		}
 	}
 	return true
 }
+
+// maxAsk bounds how many cells are asked for at once: the first that is incomplete settles the matter.
+const maxAsk = 64
 
 // Window lists the calendar's partitions that a window of a processor of phase covers on date d, in order.
 func (s *Scope) Window(w Window, phase string, d Date) []Partition {
@@ -152,41 +177,40 @@ func (s *Scope) Window(w Window, phase string, d Date) []Partition {
 	return parts
 }
 
-// barrier lists the cells of other dates that the backfill's order puts before a phase of a date.
-func (s *Scope) barrier(d Date, ph *Phase, known Known) []Cell {
+// barrier is what the backfill's order puts before a phase of a date.
+func (s *Scope) barrier(d Date, ph *Phase) []stretch {
 	i, ok := s.Dates.Index(d)
 	if !ok {
 		return nil
 	}
-	var cells []Cell
+	var out []stretch
 	switch {
 	case s.Order == OrderDateByDate || i < s.Validate:
-		cells = s.dateCells(i-1, i)
+		out = s.wholeDate(i - 1)
 	case s.Validate > 0:
-		cells = s.dateCells(s.Validate-1, s.Validate)
+		out = s.wholeDate(s.Validate - 1)
 	}
 	// The dates that validate run all phases first; waiting there for the others would wait for ever.
 	if s.Order == OrderPhaseByPhase && i >= s.Validate {
 		for _, after := range ph.After {
-			for _, p := range s.Dates.parts[min(known.Prefix(after), s.Dates.Len()):] {
-				if p.Date != d && s.selected[after] {
-					cells = append(cells, Cell{p.Date, after})
-				}
+			if s.selected[after] {
+				out = append(out, stretch{after, 0, s.Dates.Len()})
 			}
 		}
 	}
-	return cells
+	return out
 }
 
-func (s *Scope) dateCells(from, to int) []Cell {
-	var cells []Cell
-	for i := max(0, from); i < to; i++ {
-		p := s.Dates.At(i)
-		for _, ph := range s.Phases(p.Season) {
-			cells = append(cells, Cell{p.Date, ph.ID})
-		}
+// wholeDate is all phases of the i-th date.
+func (s *Scope) wholeDate(i int) []stretch {
+	if i < 0 {
+		return nil
 	}
-	return cells
+	var out []stretch
+	for _, ph := range s.Phases(s.Dates.At(i).Season) {
+		out = append(out, stretch{ph.ID, i, i + 1})
+	}
+	return out
 }
 
 // Dependents lists the other dates whose gates may open once a phase of date d is complete, in order. Where
@@ -250,27 +274,24 @@ func (s *Scope) Held(d Date, ph *Phase, done Cell, known Known) (held bool, ask 
 	if s.Order == OrderPhaseByPhase && slices.Contains(ph.After, done.Phase) && known.Prefix(done.Phase) >= s.Dates.Len() {
 		return false, nil // all dates of the phase above are done: that is what this one waited for
 	}
-	conditions := [][]Cell{s.barrier(d, ph, known)}
+	at, ours := s.Dates.Index(done.Date)
+	if !ours {
+		return true, nil
+	}
+	conditions := [][]stretch{s.barrier(d, ph)}
 	for i := range ph.Processors {
 		for _, w := range ph.Processors[i].Windows {
-			if w.Phase != done.Phase {
-				continue
+			if w.Phase == done.Phase {
+				conditions = append(conditions, []stretch{s.covered(w, ph.ID, d)})
 			}
-			var cells []Cell
-			for _, p := range s.Window(w, ph.ID, d) {
-				if _, ours := s.Dates.Index(p.Date); ours && p.Date != d {
-					cells = append(cells, Cell{p.Date, w.Phase})
-				}
-			}
-			conditions = append(conditions, cells)
 		}
 	}
 	held = true
-	for _, cells := range conditions {
-		if !slices.Contains(cells, done) {
+	for _, stretches := range conditions {
+		if !slices.ContainsFunc(stretches, func(x stretch) bool { return x.contains(done.Phase, at) }) {
 			continue
 		}
-		if o.all(cells, known) {
+		if s.allComplete(stretches, d, known, &o) {
 			held = false
 		}
 		if len(o.Ask) > 0 {
