@@ -62,6 +62,7 @@ type HistorySource struct {
 	Phase     string   `json:"phase"`
 	Status    string   `json:"status"`
 	Succeeded []string `json:"succeeded"`
+	Duration  string   `json:"duration,omitempty"` // column with seconds, for forecasts
 }
 
 // Limiter guards one outside API. Rate is calls per second, 0 for no rate; InFlight is 0 for no cap.
@@ -97,6 +98,14 @@ type Processor struct {
 	Attempts      int           `json:"attempts"`
 	Backoff       Backoff       `json:"backoff"`
 	AcceptPartial bool          `json:"accept_partial,omitempty"`
+	Expect        Expect        `json:"expect,omitzero"`
+}
+
+// Expect is what the pipeline says of a run that history knows too little of. Zero is not said.
+type Expect struct {
+	P50   time.Duration `json:"p50,omitempty"`
+	P90   time.Duration `json:"p90,omitempty"`
+	Bytes uint64        `json:"bytes,omitempty"` // that a warehouse bills for it
 }
 
 // Ref names a processor.

@@ -121,16 +121,21 @@ func (r *Record) New(facts []Fact) []Fact {
 
 // Add is the record with the facts merged in. It is commutative, associative and idempotent.
 func (r Record) Add(facts ...Fact) Record {
-	if len(facts) == 0 {
-		return r
+	if len(facts) > 0 {
+		r.runs = maps.Clone(r.runs)
+		r.Grow(facts...)
 	}
-	runs := maps.Clone(r.runs)
-	if runs == nil {
-		runs = make(map[Ref][]Fact, len(facts))
+	return r
+}
+
+// Grow is Add in place, for a record that nobody else has a copy of.
+func (r *Record) Grow(facts ...Fact) {
+	if r.runs == nil {
+		r.runs = make(map[Ref][]Fact, len(facts))
 	}
 	for _, f := range facts {
 		ref := Ref{f.Phase, f.Processor}
-		old := runs[ref]
+		old := r.runs[ref]
 		i := find(old, f.Attempt, f.Kind)
 		if i >= 0 && older(old[i].Value, f.Value) == old[i].Value {
 			continue
@@ -143,10 +148,8 @@ func (r Record) Add(facts ...Fact) Record {
 			fresh = append(fresh, f)
 			r.n++
 		}
-		runs[ref] = fresh
+		r.runs[ref] = fresh
 	}
-	r.runs = runs
-	return r
 }
 
 // older chooses between two values of one fact, the same way round whichever is asked first.

@@ -22,6 +22,7 @@ type Job struct {
 	Attempts   []int // of each processor
 	Repeat     bool  // the attempts may have been recorded as dispatched already
 	Limiter    string
+	Chain      int // how many of the phase's processors must still run one after the other once this one is done
 }
 
 // RunKey names a processor of a date of a backfill.
@@ -83,12 +84,14 @@ type lane struct {
 	parked   map[Date][]*item // jobs of dates that are not active
 	ready    map[string]*jobHeap
 	delayed  jobHeap // throttled: ordered by when they may go
+	last     bool    // no more dates are to come: see lastDates
 }
 
 type item struct {
 	Job
 	seq       int
 	notBefore time.Time
+	last      bool // of the lane's last dates: the longest chain goes first
 }
 
 type ticket struct {
@@ -228,6 +231,7 @@ func (s *Scheduler) Offer(j Job) {
 }
 
 func (l *lane) push(it *item) {
+	it.last = l.last
 	q := l.ready[it.Limiter]
 	if q == nil {
 		q = &jobHeap{}
@@ -256,15 +260,33 @@ func (s *Scheduler) admitOne(t *tenant, now time.Time) (Job, bool) {
 	if t.paused {
 		return Job{}, false
 	}
-	for _, l := range t.lanes {
+	for i, l := range t.lanes {
 		l.undelay(now)
 		l.promote()
+		l.lastDates(t.lanes[i+1:])
 		if it := s.pick(t, l, now); it != nil {
 			s.start(t, l, it, now)
 			return it.Job, true
 		}
 	}
 	return Job{}, false
+}
+
+// lastDates notices when the dates in flight are the last ones. Until then the oldest date goes first; from
+// then on the longest chain does, so that the end is not one date's chain with nothing beside it.
+func (l *lane) lastDates(before []*lane) {
+	last := len(l.waiting) == 0 && len(l.active) <= 2*l.window.limit() &&
+		!slices.ContainsFunc(before, func(b *lane) bool { return len(b.active)+len(b.waiting) > 0 })
+	if last == l.last {
+		return
+	}
+	l.last = last
+	for _, q := range l.ready {
+		for _, it := range *q {
+			it.last = last
+		}
+		heap.Init(q)
+	}
 }
 
 // promote lets waiting dates in, oldest first, while there is room.
@@ -396,5 +418,16 @@ func (s *Scheduler) lane(k Lane) *lane {
 }
 
 func (it *item) before(o *item) bool {
+	if it.last && it.Chain != o.Chain {
+		return it.Chain > o.Chain
+	}
 	return cmp.Or(it.notBefore.Compare(o.notBefore), cmp.Compare(it.Date, o.Date), cmp.Compare(it.seq, o.seq)) < 0
+}
+
+// Load is how many runs of a lane are in flight, and how many its window allows.
+func (s *Scheduler) Load(k Lane) (inFlight, limit int) {
+	if l := s.lane(k); l != nil {
+		return l.inFlight, l.window.limit()
+	}
+	return 0, 0
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/warehouse"
 )
@@ -112,8 +114,11 @@ func (c *compiler) history() {
 	for field, column := range map[string]string{"processor": h.Processor, "date": h.Date, "phase": h.Phase, "status": h.Status} {
 		c.identifiers("/history/"+field, column)
 	}
+	if h.Duration != "" {
+		c.identifiers("/history/duration", h.Duration)
+	}
 	c.p.History = &backfill.HistorySource{
-		Table: h.Table, Processor: h.Processor, Date: h.Date, Phase: h.Phase, Status: h.Status, Succeeded: h.Succeeded,
+		Table: h.Table, Processor: h.Processor, Date: h.Date, Phase: h.Phase, Status: h.Status, Succeeded: h.Succeeded, Duration: h.Duration,
 	}
 }
 
@@ -174,6 +179,31 @@ func (c *compiler) rules(at string, b RunRules, r *backfill.Processor) {
 		if r.Backoff.Max < r.Backoff.Initial {
 			c.faultf(at+"/backoff/max", "the longest wait (%s) is shorter than the first (%s)", b.Backoff.Max, b.Backoff.Initial)
 		}
+	}
+	if b.Expect != nil {
+		c.expect(at+"/expect", b.Expect, &r.Expect)
+	}
+}
+
+func (c *compiler) expect(at string, b *ExpectBlock, e *backfill.Expect) {
+	if b.P50 == "" && b.P90 != "" {
+		c.faultf(at, "p90 alone says too little: give p50 too")
+	}
+	if b.P50 != "" {
+		e.P50 = c.duration(at+"/p50", b.P50)
+		e.P90 = e.P50
+	}
+	if b.P90 != "" {
+		if e.P90 = c.duration(at+"/p90", b.P90); e.P90 < e.P50 {
+			c.faultf(at+"/p90", "the 90th percentile (%s) is below the median (%s)", b.P90, b.P50)
+		}
+	}
+	if b.Bytes != "" {
+		n, err := humanize.ParseBytes(b.Bytes)
+		if err != nil {
+			c.faultf(at+"/bytes", "%q is not a size: write it as 500MB or 2GiB", b.Bytes)
+		}
+		e.Bytes = n
 	}
 }
 

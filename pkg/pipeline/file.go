@@ -41,6 +41,7 @@ type HistoryBlock struct {
 	Phase     string   `json:"phase"`
 	Status    string   `json:"status"`
 	Succeeded []string `json:"succeeded" jsonschema:"minItems=1"`
+	Duration  string   `json:"duration,omitempty" jsonschema:"description=Column with the seconds that a run took: forecasts use its percentiles"`
 }
 
 // RunRules are the retry rules of a processor; what is left out is taken from the level above.
@@ -48,6 +49,14 @@ type RunRules struct {
 	Timeout  string        `json:"timeout,omitempty"  jsonschema:"description=How long one attempt may take, e.g. 10m"`
 	Attempts int           `json:"attempts,omitempty" jsonschema:"minimum=1"`
 	Backoff  *BackoffBlock `json:"backoff,omitempty"`
+	Expect   *ExpectBlock  `json:"expect,omitempty"   jsonschema:"description=What forecasts assume where history knows fewer than five runs"`
+}
+
+// ExpectBlock is what a run is expected to take and to cost.
+type ExpectBlock struct {
+	P50   string `json:"p50,omitempty"   jsonschema:"description=Half of the runs take no longer, e.g. 20s"`
+	P90   string `json:"p90,omitempty"   jsonschema:"description=Nine in ten runs take no longer"`
+	Bytes string `json:"bytes,omitempty" jsonschema:"description=Bytes that the warehouse bills for a run, e.g. 500MB"`
 }
 
 // BackoffBlock is exponential backoff with full jitter.

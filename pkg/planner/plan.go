@@ -18,6 +18,8 @@ import (
 type Planner struct {
 	Pipelines map[string]*backfill.Pipeline
 	Warehouse warehouse.Warehouse
+	// Latency is what lies between the end of a run and the next call, for forecasts.
+	Latency time.Duration
 }
 
 // Plan is what a request amounts to.

@@ -20,6 +20,10 @@ type Warehouse interface {
 	// Done calls f for every run with from <= date <= to that the history records as succeeded, with one
 	// query, in no particular order and possibly more than once.
 	Done(ctx context.Context, h backfill.HistorySource, from, to backfill.Date, f func(Run)) error
+	// Durations says how long the succeeded runs with from <= date <= to took, for each processor that has some,
+	// in order of phase and processor. Runs without a duration above zero are ignored. Without a duration column it
+	// is empty.
+	Durations(ctx context.Context, h backfill.HistorySource, from, to backfill.Date) ([]Duration, error)
 	// Append adds events to the journal; one that is there already, by its time and id, changes nothing.
 	Append(ctx context.Context, events ...*pb.BackfillEvent) error
 	// Events calls f for the journal of a backfill in the order in which things happened. An error of f
@@ -27,6 +31,14 @@ type Warehouse interface {
 	Events(ctx context.Context, id string, f func(*pb.BackfillEvent) error) error
 	// Close makes all methods fail. It may be called twice.
 	Close() error
+}
+
+// Duration is how long a processor's runs took: percentiles by the nearest rank, in seconds.
+type Duration struct {
+	Phase     string
+	Processor string
+	Runs      int
+	P50, P90  float64
 }
 
 // Run is one processor's run for a date.

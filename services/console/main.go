@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sluice.dev/pkg/gcp"
+	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/services/console/api"
 )
@@ -25,6 +26,6 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		return err
 	}
 	defer drivers.Close() //nolint:errcheck // the process ends
-	server := api.New(drivers.State, drivers.Bus, pipelines, log, time.Now)
+	server := api.New(drivers.State, drivers.Bus, &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse, Latency: planner.CloudLatency}, log, time.Now)
 	return serve.Run(ctx, c, drivers.Bus, nil, nil, server.Handler())
 }

@@ -232,6 +232,40 @@ func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to
 	})
 }
 
+// Durations implements warehouse.Warehouse.
+func (w *Warehouse) Durations(ctx context.Context, h backfill.HistorySource, from, to backfill.Date) ([]warehouse.Duration, error) {
+	if h.Duration == "" {
+		return nil, nil
+	}
+	if err := w.check(ctx, h.Table, h.Processor, h.Date, h.Phase, h.Status, h.Duration); err != nil {
+		return nil, err
+	}
+	q, err := w.query(ctx, "durations", fmt.Sprintf(
+		"SELECT phase, processor, n, MIN(IF(2*r >= n, s, NULL)), MIN(IF(10*r >= 9*n, s, NULL)) FROM ("+
+			"SELECT phase, processor, s, ROW_NUMBER() OVER (PARTITION BY phase, processor ORDER BY s) AS r, "+
+			"COUNT(*) OVER (PARTITION BY phase, processor) AS n FROM ("+
+			"SELECT %[1]s AS phase, %[2]s AS processor, CAST(%[3]s AS FLOAT64) AS s FROM %[4]s "+
+			"WHERE %[5]s BETWEEN @from AND @to AND %[6]s IN UNNEST(@succeeded)) WHERE s > 0"+
+			") GROUP BY phase, processor, n ORDER BY phase, processor",
+		quote(h.Phase), quote(h.Processor), quote(h.Duration), quote(h.Table), quote(h.Date), quote(h.Status)),
+		bigquery.QueryParameter{Name: "from", Value: civil.DateOf(from.Time())}, bigquery.QueryParameter{Name: "to", Value: civil.DateOf(to.Time())},
+		bigquery.QueryParameter{Name: "succeeded", Value: h.Succeeded})
+	if err != nil {
+		return nil, err
+	}
+	var out []warehouse.Duration
+	err = w.rows(ctx, q, func(row []bigquery.Value) error {
+		d := warehouse.Duration{Phase: text(row[0]), Processor: text(row[1])}
+		runs, _ := row[2].(int64)
+		d.Runs = int(runs)
+		d.P50, _ = row[3].(float64)
+		d.P90, _ = row[4].(float64)
+		out = append(out, d)
+		return nil
+	})
+	return out, err
+}
+
 // wrap gives an error of BigQuery the kind that callers act on.
 func wrap(err error, format string, args ...any) error {
 	if err == nil {

@@ -108,6 +108,41 @@ func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to
 	return rows.Err()
 }
 
+// Durations implements warehouse.Warehouse.
+func (w *Warehouse) Durations(ctx context.Context, h backfill.HistorySource, from, to backfill.Date) ([]warehouse.Duration, error) {
+	if h.Duration == "" {
+		return nil, nil
+	}
+	if err := w.check(ctx, h.Table, h.Processor, h.Date, h.Phase, h.Status, h.Duration); err != nil {
+		return nil, err
+	}
+	args := []any{from.String(), to.String()}
+	for _, s := range h.Succeeded {
+		args = append(args, s)
+	}
+	seconds := "CAST(" + quote(h.Duration) + " AS REAL)"
+	rows, err := w.db.QueryContext(ctx, fmt.Sprintf(
+		"SELECT phase, processor, n, min(CASE WHEN 2*r >= n THEN s END), min(CASE WHEN 10*r >= 9*n THEN s END) FROM ("+
+			"SELECT %[1]s AS phase, %[2]s AS processor, %[3]s AS s, row_number() OVER (PARTITION BY %[1]s, %[2]s ORDER BY %[3]s) AS r, "+
+			"count(*) OVER (PARTITION BY %[1]s, %[2]s) AS n FROM %[4]s WHERE %[5]s BETWEEN ? AND ? AND %[6]s IN (%[7]s) AND %[3]s > 0"+
+			") GROUP BY phase, processor, n ORDER BY phase, processor",
+		quote(h.Phase), quote(h.Processor), seconds, quote(h.Table), quote(h.Date), quote(h.Status),
+		strings.TrimSuffix(strings.Repeat("?,", len(h.Succeeded)), ",")), args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading durations from %s: %w", h.Table, err)
+	}
+	defer rows.Close()
+	var out []warehouse.Duration
+	for rows.Next() {
+		var d warehouse.Duration
+		if err := rows.Scan(&d.Phase, &d.Processor, &d.Runs, &d.P50, &d.P90); err != nil {
+			return nil, fmt.Errorf("reading durations from %s: %w", h.Table, err)
+		}
+		out = append(out, d)
+	}
+	return out, rows.Err()
+}
+
 // check makes sure that names are identifiers and exist, so that a mistake in a pipeline is told in its words.
 func (w *Warehouse) check(ctx context.Context, table string, columns ...string) error {
 	if err := warehouse.CheckTable(table); err != nil {

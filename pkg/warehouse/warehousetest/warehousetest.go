@@ -32,19 +32,20 @@ type Tables interface {
 func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, warehouse.Warehouse, Tables){
-		"a calendar has each date once and in order": calendar,
-		"a long calendar is complete":                longCalendar,
-		"a calendar without seasons":                 noSeasons,
-		"names that are not there are named":         missing,
-		"names that are no names never reach SQL":    injection,
-		"values are never part of SQL":               quotes,
-		"history by date and status":                 history,
-		"a long history is complete":                 longHistory,
-		"the journal keeps everything, once":         journal,
-		"the journal takes many at once":             crowd,
-		"an error ends the journal":                  journalError,
-		"a context that has ended stops reads":       ended,
-		"a closed warehouse fails and closes again":  closed,
+		"a calendar has each date once and in order":  calendar,
+		"a long calendar is complete":                 longCalendar,
+		"a calendar without seasons":                  noSeasons,
+		"names that are not there are named":          missing,
+		"names that are no names never reach SQL":     injection,
+		"values are never part of SQL":                quotes,
+		"history by date and status":                  history,
+		"a long history is complete":                  longHistory,
+		"durations are percentiles of what succeeded": durations,
+		"the journal keeps everything, once":          journal,
+		"the journal takes many at once":              crowd,
+		"an error ends the journal":                   journalError,
+		"a context that has ended stops reads":        ended,
+		"a closed warehouse fails and closes again":   closed,
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
 			t.Parallel()
@@ -202,6 +203,34 @@ func longHistory(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	must(t, w.Done(t.Context(), runs(tables), 10000, 10099, func(warehouse.Run) { n++ }))
 	if n < 5200 {
 		t.Errorf("%d of 5200 runs", n)
+	}
+}
+
+func durations(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	rows := [][]any{
+		{"b", "2024-01-01", "one", "failed", "900"}, {"b", "2023-12-31", "one", "success", "900"}, {"b", "2024-01-01", "one", "success", nil},
+		{"b", "2024-01-01", "one", "success", "0"}, {"c", "2024-01-01", "two", "ok", "7.5"}, {"d", "2024-01-01", "two", "success", nil},
+	}
+	for i := range 10 {
+		rows = append(rows, []any{"b", "2024-01-02", "one", "success", fmt.Sprint((i*7)%10 + 1)})
+	}
+	tables.Create(t, "ref.history", "data_date", append(slices.Clone(historyColumns), "seconds"), rows)
+	h := runs(tables)
+	if got, err := w.Durations(t.Context(), h, day(t, "2024-01-01"), day(t, "2024-01-02")); err != nil || len(got) != 0 {
+		t.Errorf("without a column: %v, %v", got, err)
+	}
+	h.Duration = "seconds"
+	got, err := w.Durations(t.Context(), h, day(t, "2024-01-01"), day(t, "2024-01-02"))
+	must(t, err)
+	want := []warehouse.Duration{
+		{Phase: "one", Processor: "b", Runs: 10, P50: 5, P90: 9}, {Phase: "two", Processor: "c", Runs: 1, P50: 7.5, P90: 7.5},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+	h.Duration = "minutes"
+	if _, err := w.Durations(t.Context(), h, 0, 1); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a column that is not there: %v", err)
 	}
 }
 

@@ -35,17 +35,18 @@ type Server struct {
 	pub    bus.Publisher
 	log    *slog.Logger
 	now    func() time.Time
+	plans  *planner.Planner
 	topics map[string]bool // the topics that may be posted to
 }
 
 var _ sluicev1connect.BackfillServiceHandler = (*Server)(nil)
 
 // New makes a server. The pipelines' adapter topics may be posted to, besides our own.
-func New(store state.Store, pub bus.Publisher, pipelines map[string]*backfill.Pipeline, log *slog.Logger, now func() time.Time) *Server {
-	s := &Server{store, pub, log, now, map[string]bool{
+func New(store state.Store, pub bus.Publisher, plans *planner.Planner, log *slog.Logger, now func() time.Time) *Server {
+	s := &Server{store, pub, log, now, plans, map[string]bool{
 		event.TopicRequests: true, event.TopicControls: true, event.TopicCompletions: true,
 	}}
-	for _, p := range pipelines {
+	for _, p := range plans.Pipelines {
 		for i := range p.Phases {
 			if a := p.Phases[i].Completions; a != nil {
 				s.topics[a.Topic] = true

@@ -63,48 +63,23 @@ func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f
 	if s := dr.current(); s == backfill.StateCancelling || s.Ended() {
 		return nil
 	}
-	var waits []backfill.Fact
-	deadline := time.Time{}
-	byPhase := map[string]*backfill.Job{}
+	jobs, own := dr.scope.Jobs(rec.Date, f.Ready)
 	d.mu.Lock()
-	for _, w := range f.Ready {
-		ph, _ := dr.scope.Pipeline.Phase(w.Phase)
-		proc, _ := ph.Processor(w.Processor)
-		job := backfill.Job{
-			Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: w.Phase}, Date: rec.Date,
-			Processors: []string{w.Processor}, Attempts: []int{w.Attempt}, Repeat: w.Repeat, Limiter: proc.Limiter,
-		}
-		switch {
-		case ph.Trigger.HTTP == nil:
-			src, found := ph.OnTimeout.Source(w.Processor)
-			if w.Attempt == 1 || !found {
-				fact := dispatched(w, d.Now())
-				waits = append(waits, fact)
-				deadline = backfill.Sooner(deadline, fact.At.Add(proc.Timeout))
-				continue
-			}
-			from, _ := dr.scope.Pipeline.Phase(src.Phase)
-			source, _ := from.Processor(src.Processor)
-			job.Limiter = source.Limiter
-			d.sched.Offer(job)
-		case ph.Trigger.HTTP.PerPhase:
-			if one := byPhase[w.Phase]; one != nil {
-				one.Processors, one.Attempts = append(one.Processors, w.Processor), append(one.Attempts, w.Attempt)
-				one.Repeat = one.Repeat || w.Repeat
-			} else {
-				byPhase[w.Phase] = &job
-			}
-		default:
-			d.sched.Offer(job)
-		}
-	}
-	for _, job := range byPhase {
-		d.sched.Offer(*job)
+	for _, j := range jobs {
+		d.sched.Offer(j)
 	}
 	d.mu.Unlock()
 	d.signal()
-	if len(waits) == 0 {
+	if len(own) == 0 {
 		return nil
+	}
+	waits := make([]backfill.Fact, len(own))
+	deadline := time.Time{}
+	for i, w := range own {
+		ph, _ := dr.scope.Pipeline.Phase(w.Phase)
+		proc, _ := ph.Processor(w.Processor)
+		waits[i] = dispatched(w, d.Now())
+		deadline = backfill.Sooner(deadline, waits[i].At.Add(proc.Timeout))
 	}
 	merged, err := d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, waits...)
 	if err == nil {

@@ -37,9 +37,8 @@ func (a *app) submit() *cobra.Command {
 			return a.runSubmit(cmd.Context(), req, watch)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the request, JSON; - reads standard input")
+	requestFlag(cmd, &file)
 	cmd.Flags().BoolVar(&watch, "watch", false, "watch it to its end")
-	_ = cmd.MarkFlagRequired("file")
 	return cmd
 }
 

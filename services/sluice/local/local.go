@@ -43,6 +43,9 @@ type Options struct {
 	Grace time.Duration
 }
 
+// latency is about what lies between the end of a run and the next call in one process.
+const latency = 20 * time.Millisecond
+
 // Local is a Sluice in one process.
 type Local struct {
 	opts      Options
@@ -115,9 +118,10 @@ func (l *Local) open(ctx context.Context) (err error) {
 	log := l.opts.Log
 	l.tracker = tracker.New(l.state, l.bus, pipelines, log, time.Now)
 	l.gate = gate.New(l.state, l.bus, log, time.Now)
-	l.api = api.New(l.state, l.bus, pipelines, log, time.Now)
+	plans := &planner.Planner{Pipelines: pipelines, Warehouse: l.warehouse, Latency: latency}
+	l.api = api.New(l.state, l.bus, plans, log, time.Now)
 	l.dispatch = dispatch.New(dispatch.Options{
-		Store: l.state, Bus: l.bus, Planner: &planner.Planner{Pipelines: pipelines, Warehouse: l.warehouse},
+		Store: l.state, Bus: l.bus, Planner: plans,
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "local", LeaseTTL: 30 * time.Second,
 		Tick: l.opts.Tick, Grace: l.opts.Grace,
 	})

@@ -205,6 +205,8 @@ func Scale(p *backfill.Pipeline, speed float64) *backfill.Pipeline {
 	for i := range out.Phases {
 		procs := append([]backfill.Processor(nil), out.Phases[i].Processors...)
 		for j := range procs {
+			procs[j].Expect.P50 = shrink(procs[j].Expect.P50, 0)
+			procs[j].Expect.P90 = shrink(procs[j].Expect.P90, 0)
 			procs[j].Timeout = shrink(procs[j].Timeout, 2*time.Second)
 			procs[j].Backoff.Initial = shrink(procs[j].Backoff.Initial, 10*time.Millisecond)
 			procs[j].Backoff.Max = shrink(procs[j].Backoff.Max, 100*time.Millisecond)

@@ -22,6 +22,891 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SimulateRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Request *BackfillRequested     `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// By name: PHASE.max_processors, PHASE.max_dates, LIMITER.rate (calls per second), LIMITER.burst or LIMITER.in_flight.
+	Limits map[string]float64 `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Instead of the request's.
+	Order string `protobuf:"bytes,3,opt,name=order,proto3" json:"order,omitempty"`
+	// Share of attempts that fail; 0.01 when it is not given.
+	FailRate *float64 `protobuf:"fixed64,4,opt,name=fail_rate,json=failRate,proto3,oneof" json:"fail_rate,omitempty"`
+	// Share of calls answered 429 although the limits are kept; 0 when it is not given.
+	ThrottleRate *float64 `protobuf:"fixed64,5,opt,name=throttle_rate,json=throttleRate,proto3,oneof" json:"throttle_rate,omitempty"`
+	// How many runs to simulate; 0 for ten, or fewer when the backfill is very large.
+	Seeds         int32  `protobuf:"varint,6,opt,name=seeds,proto3" json:"seeds,omitempty"`
+	Seed          uint64 `protobuf:"varint,7,opt,name=seed,proto3" json:"seed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateRequest) Reset() {
+	*x = SimulateRequest{}
+	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateRequest) ProtoMessage() {}
+
+func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
+func (*SimulateRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SimulateRequest) GetRequest() *BackfillRequested {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *SimulateRequest) GetLimits() map[string]float64 {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *SimulateRequest) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *SimulateRequest) GetFailRate() float64 {
+	if x != nil && x.FailRate != nil {
+		return *x.FailRate
+	}
+	return 0
+}
+
+func (x *SimulateRequest) GetThrottleRate() float64 {
+	if x != nil && x.ThrottleRate != nil {
+		return *x.ThrottleRate
+	}
+	return 0
+}
+
+func (x *SimulateRequest) GetSeeds() int32 {
+	if x != nil {
+		return x.Seeds
+	}
+	return 0
+}
+
+func (x *SimulateRequest) GetSeed() uint64 {
+	if x != nil {
+		return x.Seed
+	}
+	return 0
+}
+
+type PlanResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plan          *Plan                  `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanResponse) Reset() {
+	*x = PlanResponse{}
+	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanResponse) ProtoMessage() {}
+
+func (x *PlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
+func (*PlanResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PlanResponse) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+// Plan is what a request amounts to. Times are in seconds from the start.
+type Plan struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Pipeline   string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
+	Order      string                 `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
+	FirstDate  string                 `protobuf:"bytes,3,opt,name=first_date,json=firstDate,proto3" json:"first_date,omitempty"`
+	LastDate   string                 `protobuf:"bytes,4,opt,name=last_date,json=lastDate,proto3" json:"last_date,omitempty"`
+	DatesTotal int32                  `protobuf:"varint,5,opt,name=dates_total,json=datesTotal,proto3" json:"dates_total,omitempty"`
+	// Dates on which something is left to do.
+	DatesToDo int32 `protobuf:"varint,6,opt,name=dates_to_do,json=datesToDo,proto3" json:"dates_to_do,omitempty"`
+	RunsToDo  int32 `protobuf:"varint,7,opt,name=runs_to_do,json=runsToDo,proto3" json:"runs_to_do,omitempty"`
+	// Runs that history says are done.
+	RunsSkipped int32     `protobuf:"varint,8,opt,name=runs_skipped,json=runsSkipped,proto3" json:"runs_skipped,omitempty"`
+	Makespan    *Makespan `protobuf:"bytes,9,opt,name=makespan,proto3" json:"makespan,omitempty"`
+	// What no schedule can beat, the largest first; the first one sets the lower bound.
+	Bounds []*Bound `protobuf:"bytes,10,rep,name=bounds,proto3" json:"bounds,omitempty"`
+	// The longest chain of runs, and of waits for limits, that makes up the makespan.
+	CriticalPath []*Step             `protobuf:"bytes,11,rep,name=critical_path,json=criticalPath,proto3" json:"critical_path,omitempty"`
+	Limits       []*Use              `protobuf:"bytes,12,rep,name=limits,proto3" json:"limits,omitempty"`
+	Phases       []*PlannedPhase     `protobuf:"bytes,13,rep,name=phases,proto3" json:"phases,omitempty"`
+	Spend        *Spend              `protobuf:"bytes,14,opt,name=spend,proto3" json:"spend,omitempty"`
+	Durations    []*ExpectedDuration `protobuf:"bytes,15,rep,name=durations,proto3" json:"durations,omitempty"`
+	// What the prediction takes for granted.
+	Notes     []string `protobuf:"bytes,16,rep,name=notes,proto3" json:"notes,omitempty"`
+	Retries   int32    `protobuf:"varint,17,opt,name=retries,proto3" json:"retries,omitempty"`
+	Throttles int32    `protobuf:"varint,18,opt,name=throttles,proto3" json:"throttles,omitempty"`
+	// Runs that use up their attempts.
+	Exhausted     int32 `protobuf:"varint,19,opt,name=exhausted,proto3" json:"exhausted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Plan) GetPipeline() string {
+	if x != nil {
+		return x.Pipeline
+	}
+	return ""
+}
+
+func (x *Plan) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *Plan) GetFirstDate() string {
+	if x != nil {
+		return x.FirstDate
+	}
+	return ""
+}
+
+func (x *Plan) GetLastDate() string {
+	if x != nil {
+		return x.LastDate
+	}
+	return ""
+}
+
+func (x *Plan) GetDatesTotal() int32 {
+	if x != nil {
+		return x.DatesTotal
+	}
+	return 0
+}
+
+func (x *Plan) GetDatesToDo() int32 {
+	if x != nil {
+		return x.DatesToDo
+	}
+	return 0
+}
+
+func (x *Plan) GetRunsToDo() int32 {
+	if x != nil {
+		return x.RunsToDo
+	}
+	return 0
+}
+
+func (x *Plan) GetRunsSkipped() int32 {
+	if x != nil {
+		return x.RunsSkipped
+	}
+	return 0
+}
+
+func (x *Plan) GetMakespan() *Makespan {
+	if x != nil {
+		return x.Makespan
+	}
+	return nil
+}
+
+func (x *Plan) GetBounds() []*Bound {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *Plan) GetCriticalPath() []*Step {
+	if x != nil {
+		return x.CriticalPath
+	}
+	return nil
+}
+
+func (x *Plan) GetLimits() []*Use {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Plan) GetPhases() []*PlannedPhase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *Plan) GetSpend() *Spend {
+	if x != nil {
+		return x.Spend
+	}
+	return nil
+}
+
+func (x *Plan) GetDurations() []*ExpectedDuration {
+	if x != nil {
+		return x.Durations
+	}
+	return nil
+}
+
+func (x *Plan) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+func (x *Plan) GetRetries() int32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *Plan) GetThrottles() int32 {
+	if x != nil {
+		return x.Throttles
+	}
+	return 0
+}
+
+func (x *Plan) GetExhausted() int32 {
+	if x != nil {
+		return x.Exhausted
+	}
+	return 0
+}
+
+// Makespan is from the start to the end of the last run, over the simulated runs.
+type Makespan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	P10Seconds    float64                `protobuf:"fixed64,1,opt,name=p10_seconds,json=p10Seconds,proto3" json:"p10_seconds,omitempty"`
+	P50Seconds    float64                `protobuf:"fixed64,2,opt,name=p50_seconds,json=p50Seconds,proto3" json:"p50_seconds,omitempty"`
+	P90Seconds    float64                `protobuf:"fixed64,3,opt,name=p90_seconds,json=p90Seconds,proto3" json:"p90_seconds,omitempty"`
+	Seeds         int32                  `protobuf:"varint,4,opt,name=seeds,proto3" json:"seeds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Makespan) Reset() {
+	*x = Makespan{}
+	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Makespan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Makespan) ProtoMessage() {}
+
+func (x *Makespan) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Makespan.ProtoReflect.Descriptor instead.
+func (*Makespan) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Makespan) GetP10Seconds() float64 {
+	if x != nil {
+		return x.P10Seconds
+	}
+	return 0
+}
+
+func (x *Makespan) GetP50Seconds() float64 {
+	if x != nil {
+		return x.P50Seconds
+	}
+	return 0
+}
+
+func (x *Makespan) GetP90Seconds() float64 {
+	if x != nil {
+		return x.P90Seconds
+	}
+	return 0
+}
+
+func (x *Makespan) GetSeeds() int32 {
+	if x != nil {
+		return x.Seeds
+	}
+	return 0
+}
+
+type Bound struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Seconds       float64                `protobuf:"fixed64,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bound) Reset() {
+	*x = Bound{}
+	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bound) ProtoMessage() {}
+
+func (x *Bound) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bound.ProtoReflect.Descriptor instead.
+func (*Bound) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Bound) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Bound) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+// Step is a run on the critical path, or the wait before it for a limit.
+type Step struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Date      string                 `protobuf:"bytes,1,opt,name=date,proto3" json:"date,omitempty"`
+	Phase     string                 `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	Processor string                 `protobuf:"bytes,3,opt,name=processor,proto3" json:"processor,omitempty"`
+	// The limit that was waited for; empty for the run itself.
+	Wait          string  `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	StartSeconds  float64 `protobuf:"fixed64,5,opt,name=start_seconds,json=startSeconds,proto3" json:"start_seconds,omitempty"`
+	EndSeconds    float64 `protobuf:"fixed64,6,opt,name=end_seconds,json=endSeconds,proto3" json:"end_seconds,omitempty"`
+	Attempts      int32   `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Step) GetDate() string {
+	if x != nil {
+		return x.Date
+	}
+	return ""
+}
+
+func (x *Step) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Step) GetProcessor() string {
+	if x != nil {
+		return x.Processor
+	}
+	return ""
+}
+
+func (x *Step) GetWait() string {
+	if x != nil {
+		return x.Wait
+	}
+	return ""
+}
+
+func (x *Step) GetStartSeconds() float64 {
+	if x != nil {
+		return x.StartSeconds
+	}
+	return 0
+}
+
+func (x *Step) GetEndSeconds() float64 {
+	if x != nil {
+		return x.EndSeconds
+	}
+	return 0
+}
+
+func (x *Step) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+// Use is how much of a limit is used on average, from 0 to 1.
+type Use struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Limit         float64                `protobuf:"fixed64,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Utilisation   float64                `protobuf:"fixed64,3,opt,name=utilisation,proto3" json:"utilisation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Use) Reset() {
+	*x = Use{}
+	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Use) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Use) ProtoMessage() {}
+
+func (x *Use) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Use.ProtoReflect.Descriptor instead.
+func (*Use) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Use) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Use) GetLimit() float64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Use) GetUtilisation() float64 {
+	if x != nil {
+		return x.Utilisation
+	}
+	return 0
+}
+
+type PlannedPhase struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Runs          int32                  `protobuf:"varint,2,opt,name=runs,proto3" json:"runs,omitempty"`
+	StartSeconds  float64                `protobuf:"fixed64,3,opt,name=start_seconds,json=startSeconds,proto3" json:"start_seconds,omitempty"`
+	EndSeconds    float64                `protobuf:"fixed64,4,opt,name=end_seconds,json=endSeconds,proto3" json:"end_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedPhase) Reset() {
+	*x = PlannedPhase{}
+	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedPhase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedPhase) ProtoMessage() {}
+
+func (x *PlannedPhase) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedPhase.ProtoReflect.Descriptor instead.
+func (*PlannedPhase) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PlannedPhase) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PlannedPhase) GetRuns() int32 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *PlannedPhase) GetStartSeconds() float64 {
+	if x != nil {
+		return x.StartSeconds
+	}
+	return 0
+}
+
+func (x *PlannedPhase) GetEndSeconds() float64 {
+	if x != nil {
+		return x.EndSeconds
+	}
+	return 0
+}
+
+type Spend struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TotalUsd      float64                `protobuf:"fixed64,1,opt,name=total_usd,json=totalUsd,proto3" json:"total_usd,omitempty"`
+	Parts         []*SpendPart           `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spend) Reset() {
+	*x = Spend{}
+	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spend) ProtoMessage() {}
+
+func (x *Spend) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spend.ProtoReflect.Descriptor instead.
+func (*Spend) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Spend) GetTotalUsd() float64 {
+	if x != nil {
+		return x.TotalUsd
+	}
+	return 0
+}
+
+func (x *Spend) GetParts() []*SpendPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+type SpendPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Amount        float64                `protobuf:"fixed64,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	Unit          string                 `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`
+	Usd           float64                `protobuf:"fixed64,4,opt,name=usd,proto3" json:"usd,omitempty"`
+	Source        string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpendPart) Reset() {
+	*x = SpendPart{}
+	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendPart) ProtoMessage() {}
+
+func (x *SpendPart) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendPart.ProtoReflect.Descriptor instead.
+func (*SpendPart) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SpendPart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SpendPart) GetAmount() float64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *SpendPart) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *SpendPart) GetUsd() float64 {
+	if x != nil {
+		return x.Usd
+	}
+	return 0
+}
+
+func (x *SpendPart) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type ExpectedDuration struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Phase      string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	Processor  string                 `protobuf:"bytes,2,opt,name=processor,proto3" json:"processor,omitempty"`
+	P50Seconds float64                `protobuf:"fixed64,3,opt,name=p50_seconds,json=p50Seconds,proto3" json:"p50_seconds,omitempty"`
+	P90Seconds float64                `protobuf:"fixed64,4,opt,name=p90_seconds,json=p90Seconds,proto3" json:"p90_seconds,omitempty"`
+	// history, expect (the pipeline says so) or guess.
+	Source        string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpectedDuration) Reset() {
+	*x = ExpectedDuration{}
+	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectedDuration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectedDuration) ProtoMessage() {}
+
+func (x *ExpectedDuration) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectedDuration.ProtoReflect.Descriptor instead.
+func (*ExpectedDuration) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ExpectedDuration) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *ExpectedDuration) GetProcessor() string {
+	if x != nil {
+		return x.Processor
+	}
+	return ""
+}
+
+func (x *ExpectedDuration) GetP50Seconds() float64 {
+	if x != nil {
+		return x.P50Seconds
+	}
+	return 0
+}
+
+func (x *ExpectedDuration) GetP90Seconds() float64 {
+	if x != nil {
+		return x.P90Seconds
+	}
+	return 0
+}
+
+func (x *ExpectedDuration) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 type SubmitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BackfillId    string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
@@ -31,7 +916,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	mi := &file_sluice_v1_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +928,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	mi := &file_sluice_v1_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +941,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{0}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubmitResponse) GetBackfillId() string {
@@ -75,7 +960,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	mi := &file_sluice_v1_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -87,7 +972,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	mi := &file_sluice_v1_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -100,7 +985,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{1}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetRequest) GetBackfillId() string {
@@ -119,7 +1004,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	mi := &file_sluice_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -131,7 +1016,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	mi := &file_sluice_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -144,7 +1029,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{2}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetResponse) GetBackfill() *Backfill {
@@ -164,7 +1049,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	mi := &file_sluice_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -176,7 +1061,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	mi := &file_sluice_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -189,7 +1074,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{3}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRequest) GetPipeline() string {
@@ -208,7 +1093,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	mi := &file_sluice_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +1105,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	mi := &file_sluice_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +1118,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListResponse) GetBackfills() []*Backfill {
@@ -252,7 +1137,7 @@ type ListDatesRequest struct {
 
 func (x *ListDatesRequest) Reset() {
 	*x = ListDatesRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	mi := &file_sluice_v1_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +1149,7 @@ func (x *ListDatesRequest) String() string {
 func (*ListDatesRequest) ProtoMessage() {}
 
 func (x *ListDatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	mi := &file_sluice_v1_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +1162,7 @@ func (x *ListDatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatesRequest.ProtoReflect.Descriptor instead.
 func (*ListDatesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListDatesRequest) GetBackfillId() string {
@@ -296,7 +1181,7 @@ type ListDatesResponse struct {
 
 func (x *ListDatesResponse) Reset() {
 	*x = ListDatesResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	mi := &file_sluice_v1_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +1193,7 @@ func (x *ListDatesResponse) String() string {
 func (*ListDatesResponse) ProtoMessage() {}
 
 func (x *ListDatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	mi := &file_sluice_v1_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +1206,7 @@ func (x *ListDatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatesResponse.ProtoReflect.Descriptor instead.
 func (*ListDatesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListDatesResponse) GetDates() []*DateStatus {
@@ -340,7 +1225,7 @@ type ListFailuresRequest struct {
 
 func (x *ListFailuresRequest) Reset() {
 	*x = ListFailuresRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	mi := &file_sluice_v1_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +1237,7 @@ func (x *ListFailuresRequest) String() string {
 func (*ListFailuresRequest) ProtoMessage() {}
 
 func (x *ListFailuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	mi := &file_sluice_v1_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +1250,7 @@ func (x *ListFailuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailuresRequest.ProtoReflect.Descriptor instead.
 func (*ListFailuresRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListFailuresRequest) GetBackfillId() string {
@@ -384,7 +1269,7 @@ type ListFailuresResponse struct {
 
 func (x *ListFailuresResponse) Reset() {
 	*x = ListFailuresResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	mi := &file_sluice_v1_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +1281,7 @@ func (x *ListFailuresResponse) String() string {
 func (*ListFailuresResponse) ProtoMessage() {}
 
 func (x *ListFailuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	mi := &file_sluice_v1_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +1294,7 @@ func (x *ListFailuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailuresResponse.ProtoReflect.Descriptor instead.
 func (*ListFailuresResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListFailuresResponse) GetFailures() []*Failure {
@@ -430,7 +1315,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	mi := &file_sluice_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +1327,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	mi := &file_sluice_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +1340,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{9}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchRequest) GetBackfillId() string {
@@ -482,7 +1367,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	mi := &file_sluice_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +1379,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	mi := &file_sluice_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +1392,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{10}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchResponse) GetBackfill() *Backfill {
@@ -533,7 +1418,7 @@ type ControlResponse struct {
 
 func (x *ControlResponse) Reset() {
 	*x = ControlResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +1430,7 @@ func (x *ControlResponse) String() string {
 func (*ControlResponse) ProtoMessage() {}
 
 func (x *ControlResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +1443,7 @@ func (x *ControlResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlResponse.ProtoReflect.Descriptor instead.
 func (*ControlResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ControlResponse) GetBackfill() *Backfill {
@@ -601,7 +1486,7 @@ type Backfill struct {
 
 func (x *Backfill) Reset() {
 	*x = Backfill{}
-	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +1498,7 @@ func (x *Backfill) String() string {
 func (*Backfill) ProtoMessage() {}
 
 func (x *Backfill) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +1511,7 @@ func (x *Backfill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backfill.ProtoReflect.Descriptor instead.
 func (*Backfill) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Backfill) GetId() string {
@@ -767,7 +1652,7 @@ type DateCounts struct {
 
 func (x *DateCounts) Reset() {
 	*x = DateCounts{}
-	mi := &file_sluice_v1_api_proto_msgTypes[13]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +1664,7 @@ func (x *DateCounts) String() string {
 func (*DateCounts) ProtoMessage() {}
 
 func (x *DateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[13]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +1677,7 @@ func (x *DateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateCounts.ProtoReflect.Descriptor instead.
 func (*DateCounts) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DateCounts) GetTotal() int32 {
@@ -834,7 +1719,7 @@ type PhaseProgress struct {
 
 func (x *PhaseProgress) Reset() {
 	*x = PhaseProgress{}
-	mi := &file_sluice_v1_api_proto_msgTypes[14]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1731,7 @@ func (x *PhaseProgress) String() string {
 func (*PhaseProgress) ProtoMessage() {}
 
 func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[14]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1744,7 @@ func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseProgress.ProtoReflect.Descriptor instead.
 func (*PhaseProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PhaseProgress) GetId() string {
@@ -894,7 +1779,7 @@ type DateStatus struct {
 
 func (x *DateStatus) Reset() {
 	*x = DateStatus{}
-	mi := &file_sluice_v1_api_proto_msgTypes[15]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1791,7 @@ func (x *DateStatus) String() string {
 func (*DateStatus) ProtoMessage() {}
 
 func (x *DateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[15]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1804,7 @@ func (x *DateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateStatus.ProtoReflect.Descriptor instead.
 func (*DateStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DateStatus) GetDate() string {
@@ -956,7 +1841,7 @@ type DatePhase struct {
 
 func (x *DatePhase) Reset() {
 	*x = DatePhase{}
-	mi := &file_sluice_v1_api_proto_msgTypes[16]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1853,7 @@ func (x *DatePhase) String() string {
 func (*DatePhase) ProtoMessage() {}
 
 func (x *DatePhase) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[16]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1866,7 @@ func (x *DatePhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DatePhase.ProtoReflect.Descriptor instead.
 func (*DatePhase) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DatePhase) GetId() string {
@@ -1028,7 +1913,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_sluice_v1_api_proto_msgTypes[17]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1925,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[17]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1938,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Failure) GetDate() string {
@@ -1122,7 +2007,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sluice_v1_api_proto_msgTypes[18]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +2019,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[18]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +2032,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Cell) GetDate() string {
@@ -1168,7 +2053,94 @@ var File_sluice_v1_api_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x13sluice/v1/api.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sluice/v1/events.proto\"1\n" +
+	"\x13sluice/v1/api.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sluice/v1/events.proto\"\xf0\x02\n" +
+	"\x0fSimulateRequest\x126\n" +
+	"\arequest\x18\x01 \x01(\v2\x1c.sluice.v1.BackfillRequestedR\arequest\x12>\n" +
+	"\x06limits\x18\x02 \x03(\v2&.sluice.v1.SimulateRequest.LimitsEntryR\x06limits\x12\x14\n" +
+	"\x05order\x18\x03 \x01(\tR\x05order\x12 \n" +
+	"\tfail_rate\x18\x04 \x01(\x01H\x00R\bfailRate\x88\x01\x01\x12(\n" +
+	"\rthrottle_rate\x18\x05 \x01(\x01H\x01R\fthrottleRate\x88\x01\x01\x12\x14\n" +
+	"\x05seeds\x18\x06 \x01(\x05R\x05seeds\x12\x12\n" +
+	"\x04seed\x18\a \x01(\x04R\x04seed\x1a9\n" +
+	"\vLimitsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\f\n" +
+	"\n" +
+	"_fail_rateB\x10\n" +
+	"\x0e_throttle_rate\"3\n" +
+	"\fPlanResponse\x12#\n" +
+	"\x04plan\x18\x01 \x01(\v2\x0f.sluice.v1.PlanR\x04plan\"\xaf\x05\n" +
+	"\x04Plan\x12\x1a\n" +
+	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x14\n" +
+	"\x05order\x18\x02 \x01(\tR\x05order\x12\x1d\n" +
+	"\n" +
+	"first_date\x18\x03 \x01(\tR\tfirstDate\x12\x1b\n" +
+	"\tlast_date\x18\x04 \x01(\tR\blastDate\x12\x1f\n" +
+	"\vdates_total\x18\x05 \x01(\x05R\n" +
+	"datesTotal\x12\x1e\n" +
+	"\vdates_to_do\x18\x06 \x01(\x05R\tdatesToDo\x12\x1c\n" +
+	"\n" +
+	"runs_to_do\x18\a \x01(\x05R\brunsToDo\x12!\n" +
+	"\fruns_skipped\x18\b \x01(\x05R\vrunsSkipped\x12/\n" +
+	"\bmakespan\x18\t \x01(\v2\x13.sluice.v1.MakespanR\bmakespan\x12(\n" +
+	"\x06bounds\x18\n" +
+	" \x03(\v2\x10.sluice.v1.BoundR\x06bounds\x124\n" +
+	"\rcritical_path\x18\v \x03(\v2\x0f.sluice.v1.StepR\fcriticalPath\x12&\n" +
+	"\x06limits\x18\f \x03(\v2\x0e.sluice.v1.UseR\x06limits\x12/\n" +
+	"\x06phases\x18\r \x03(\v2\x17.sluice.v1.PlannedPhaseR\x06phases\x12&\n" +
+	"\x05spend\x18\x0e \x01(\v2\x10.sluice.v1.SpendR\x05spend\x129\n" +
+	"\tdurations\x18\x0f \x03(\v2\x1b.sluice.v1.ExpectedDurationR\tdurations\x12\x14\n" +
+	"\x05notes\x18\x10 \x03(\tR\x05notes\x12\x18\n" +
+	"\aretries\x18\x11 \x01(\x05R\aretries\x12\x1c\n" +
+	"\tthrottles\x18\x12 \x01(\x05R\tthrottles\x12\x1c\n" +
+	"\texhausted\x18\x13 \x01(\x05R\texhausted\"\x83\x01\n" +
+	"\bMakespan\x12\x1f\n" +
+	"\vp10_seconds\x18\x01 \x01(\x01R\n" +
+	"p10Seconds\x12\x1f\n" +
+	"\vp50_seconds\x18\x02 \x01(\x01R\n" +
+	"p50Seconds\x12\x1f\n" +
+	"\vp90_seconds\x18\x03 \x01(\x01R\n" +
+	"p90Seconds\x12\x14\n" +
+	"\x05seeds\x18\x04 \x01(\x05R\x05seeds\"5\n" +
+	"\x05Bound\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\xc4\x01\n" +
+	"\x04Step\x12\x12\n" +
+	"\x04date\x18\x01 \x01(\tR\x04date\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1c\n" +
+	"\tprocessor\x18\x03 \x01(\tR\tprocessor\x12\x12\n" +
+	"\x04wait\x18\x04 \x01(\tR\x04wait\x12#\n" +
+	"\rstart_seconds\x18\x05 \x01(\x01R\fstartSeconds\x12\x1f\n" +
+	"\vend_seconds\x18\x06 \x01(\x01R\n" +
+	"endSeconds\x12\x1a\n" +
+	"\battempts\x18\a \x01(\x05R\battempts\"Q\n" +
+	"\x03Use\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x01R\x05limit\x12 \n" +
+	"\vutilisation\x18\x03 \x01(\x01R\vutilisation\"x\n" +
+	"\fPlannedPhase\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04runs\x18\x02 \x01(\x05R\x04runs\x12#\n" +
+	"\rstart_seconds\x18\x03 \x01(\x01R\fstartSeconds\x12\x1f\n" +
+	"\vend_seconds\x18\x04 \x01(\x01R\n" +
+	"endSeconds\"P\n" +
+	"\x05Spend\x12\x1b\n" +
+	"\ttotal_usd\x18\x01 \x01(\x01R\btotalUsd\x12*\n" +
+	"\x05parts\x18\x02 \x03(\v2\x14.sluice.v1.SpendPartR\x05parts\"u\n" +
+	"\tSpendPart\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\x01R\x06amount\x12\x12\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x10\n" +
+	"\x03usd\x18\x04 \x01(\x01R\x03usd\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\"\xa0\x01\n" +
+	"\x10ExpectedDuration\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1c\n" +
+	"\tprocessor\x18\x02 \x01(\tR\tprocessor\x12\x1f\n" +
+	"\vp50_seconds\x18\x03 \x01(\x01R\n" +
+	"p50Seconds\x12\x1f\n" +
+	"\vp90_seconds\x18\x04 \x01(\x01R\n" +
+	"p90Seconds\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\"1\n" +
 	"\x0eSubmitResponse\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\"-\n" +
@@ -1255,8 +2227,10 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\fblocks_total\x18\b \x01(\x05R\vblocksTotal\"0\n" +
 	"\x04Cell\x12\x12\n" +
 	"\x04date\x18\x01 \x01(\tR\x04date\x12\x14\n" +
-	"\x05phase\x18\x02 \x01(\tR\x05phase2\xe0\x03\n" +
-	"\x0fBackfillService\x12A\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase2\xe0\x04\n" +
+	"\x0fBackfillService\x12=\n" +
+	"\x04Plan\x12\x1c.sluice.v1.BackfillRequested\x1a\x17.sluice.v1.PlanResponse\x12?\n" +
+	"\bSimulate\x12\x1a.sluice.v1.SimulateRequest\x1a\x17.sluice.v1.PlanResponse\x12A\n" +
 	"\x06Submit\x12\x1c.sluice.v1.BackfillRequested\x1a\x19.sluice.v1.SubmitResponse\x124\n" +
 	"\x03Get\x12\x15.sluice.v1.GetRequest\x1a\x16.sluice.v1.GetResponse\x127\n" +
 	"\x04List\x12\x16.sluice.v1.ListRequest\x1a\x17.sluice.v1.ListResponse\x12F\n" +
@@ -1277,67 +2251,94 @@ func file_sluice_v1_api_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_api_proto_rawDescData
 }
 
-var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sluice_v1_api_proto_goTypes = []any{
-	(*SubmitResponse)(nil),        // 0: sluice.v1.SubmitResponse
-	(*GetRequest)(nil),            // 1: sluice.v1.GetRequest
-	(*GetResponse)(nil),           // 2: sluice.v1.GetResponse
-	(*ListRequest)(nil),           // 3: sluice.v1.ListRequest
-	(*ListResponse)(nil),          // 4: sluice.v1.ListResponse
-	(*ListDatesRequest)(nil),      // 5: sluice.v1.ListDatesRequest
-	(*ListDatesResponse)(nil),     // 6: sluice.v1.ListDatesResponse
-	(*ListFailuresRequest)(nil),   // 7: sluice.v1.ListFailuresRequest
-	(*ListFailuresResponse)(nil),  // 8: sluice.v1.ListFailuresResponse
-	(*WatchRequest)(nil),          // 9: sluice.v1.WatchRequest
-	(*WatchResponse)(nil),         // 10: sluice.v1.WatchResponse
-	(*ControlResponse)(nil),       // 11: sluice.v1.ControlResponse
-	(*Backfill)(nil),              // 12: sluice.v1.Backfill
-	(*DateCounts)(nil),            // 13: sluice.v1.DateCounts
-	(*PhaseProgress)(nil),         // 14: sluice.v1.PhaseProgress
-	(*DateStatus)(nil),            // 15: sluice.v1.DateStatus
-	(*DatePhase)(nil),             // 16: sluice.v1.DatePhase
-	(*Failure)(nil),               // 17: sluice.v1.Failure
-	(*Cell)(nil),                  // 18: sluice.v1.Cell
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*Tally)(nil),                 // 20: sluice.v1.Tally
-	(*BackfillRequested)(nil),     // 21: sluice.v1.BackfillRequested
-	(*BackfillControlled)(nil),    // 22: sluice.v1.BackfillControlled
+	(*SimulateRequest)(nil),       // 0: sluice.v1.SimulateRequest
+	(*PlanResponse)(nil),          // 1: sluice.v1.PlanResponse
+	(*Plan)(nil),                  // 2: sluice.v1.Plan
+	(*Makespan)(nil),              // 3: sluice.v1.Makespan
+	(*Bound)(nil),                 // 4: sluice.v1.Bound
+	(*Step)(nil),                  // 5: sluice.v1.Step
+	(*Use)(nil),                   // 6: sluice.v1.Use
+	(*PlannedPhase)(nil),          // 7: sluice.v1.PlannedPhase
+	(*Spend)(nil),                 // 8: sluice.v1.Spend
+	(*SpendPart)(nil),             // 9: sluice.v1.SpendPart
+	(*ExpectedDuration)(nil),      // 10: sluice.v1.ExpectedDuration
+	(*SubmitResponse)(nil),        // 11: sluice.v1.SubmitResponse
+	(*GetRequest)(nil),            // 12: sluice.v1.GetRequest
+	(*GetResponse)(nil),           // 13: sluice.v1.GetResponse
+	(*ListRequest)(nil),           // 14: sluice.v1.ListRequest
+	(*ListResponse)(nil),          // 15: sluice.v1.ListResponse
+	(*ListDatesRequest)(nil),      // 16: sluice.v1.ListDatesRequest
+	(*ListDatesResponse)(nil),     // 17: sluice.v1.ListDatesResponse
+	(*ListFailuresRequest)(nil),   // 18: sluice.v1.ListFailuresRequest
+	(*ListFailuresResponse)(nil),  // 19: sluice.v1.ListFailuresResponse
+	(*WatchRequest)(nil),          // 20: sluice.v1.WatchRequest
+	(*WatchResponse)(nil),         // 21: sluice.v1.WatchResponse
+	(*ControlResponse)(nil),       // 22: sluice.v1.ControlResponse
+	(*Backfill)(nil),              // 23: sluice.v1.Backfill
+	(*DateCounts)(nil),            // 24: sluice.v1.DateCounts
+	(*PhaseProgress)(nil),         // 25: sluice.v1.PhaseProgress
+	(*DateStatus)(nil),            // 26: sluice.v1.DateStatus
+	(*DatePhase)(nil),             // 27: sluice.v1.DatePhase
+	(*Failure)(nil),               // 28: sluice.v1.Failure
+	(*Cell)(nil),                  // 29: sluice.v1.Cell
+	nil,                           // 30: sluice.v1.SimulateRequest.LimitsEntry
+	(*BackfillRequested)(nil),     // 31: sluice.v1.BackfillRequested
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*Tally)(nil),                 // 33: sluice.v1.Tally
+	(*BackfillControlled)(nil),    // 34: sluice.v1.BackfillControlled
 }
 var file_sluice_v1_api_proto_depIdxs = []int32{
-	12, // 0: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
-	12, // 1: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
-	15, // 2: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
-	17, // 3: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
-	12, // 4: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
-	15, // 5: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
-	12, // 6: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
-	19, // 7: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
-	19, // 8: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
-	13, // 9: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
-	14, // 10: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
-	19, // 11: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
-	20, // 12: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
-	16, // 13: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
-	18, // 14: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
-	21, // 15: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
-	1,  // 16: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
-	3,  // 17: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
-	5,  // 18: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
-	7,  // 19: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
-	9,  // 20: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
-	22, // 21: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
-	0,  // 22: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
-	2,  // 23: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
-	4,  // 24: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
-	6,  // 25: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
-	8,  // 26: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
-	10, // 27: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
-	11, // 28: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
-	22, // [22:29] is the sub-list for method output_type
-	15, // [15:22] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	31, // 0: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
+	30, // 1: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
+	2,  // 2: sluice.v1.PlanResponse.plan:type_name -> sluice.v1.Plan
+	3,  // 3: sluice.v1.Plan.makespan:type_name -> sluice.v1.Makespan
+	4,  // 4: sluice.v1.Plan.bounds:type_name -> sluice.v1.Bound
+	5,  // 5: sluice.v1.Plan.critical_path:type_name -> sluice.v1.Step
+	6,  // 6: sluice.v1.Plan.limits:type_name -> sluice.v1.Use
+	7,  // 7: sluice.v1.Plan.phases:type_name -> sluice.v1.PlannedPhase
+	8,  // 8: sluice.v1.Plan.spend:type_name -> sluice.v1.Spend
+	10, // 9: sluice.v1.Plan.durations:type_name -> sluice.v1.ExpectedDuration
+	9,  // 10: sluice.v1.Spend.parts:type_name -> sluice.v1.SpendPart
+	23, // 11: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
+	23, // 12: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
+	26, // 13: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
+	28, // 14: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
+	23, // 15: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
+	26, // 16: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
+	23, // 17: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
+	32, // 18: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
+	32, // 19: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
+	24, // 20: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
+	25, // 21: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
+	32, // 22: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
+	33, // 23: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
+	27, // 24: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
+	29, // 25: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
+	31, // 26: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
+	0,  // 27: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
+	31, // 28: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
+	12, // 29: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
+	14, // 30: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
+	16, // 31: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
+	18, // 32: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
+	20, // 33: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
+	34, // 34: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
+	1,  // 35: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
+	1,  // 36: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
+	11, // 37: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
+	13, // 38: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
+	15, // 39: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
+	17, // 40: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
+	19, // 41: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
+	21, // 42: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
+	22, // 43: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
+	35, // [35:44] is the sub-list for method output_type
+	26, // [26:35] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_api_proto_init() }
@@ -1346,13 +2347,14 @@ func file_sluice_v1_api_proto_init() {
 		return
 	}
 	file_sluice_v1_events_proto_init()
+	file_sluice_v1_api_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_api_proto_rawDesc), len(file_sluice_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,11 @@ const (
 // reflection-formatted method names, remove the leading slash and convert the remaining slash to a
 // period.
 const (
+	// BackfillServicePlanProcedure is the fully-qualified name of the BackfillService's Plan RPC.
+	BackfillServicePlanProcedure = "/sluice.v1.BackfillService/Plan"
+	// BackfillServiceSimulateProcedure is the fully-qualified name of the BackfillService's Simulate
+	// RPC.
+	BackfillServiceSimulateProcedure = "/sluice.v1.BackfillService/Simulate"
 	// BackfillServiceSubmitProcedure is the fully-qualified name of the BackfillService's Submit RPC.
 	BackfillServiceSubmitProcedure = "/sluice.v1.BackfillService/Submit"
 	// BackfillServiceGetProcedure is the fully-qualified name of the BackfillService's Get RPC.
@@ -54,6 +59,11 @@ const (
 // BackfillServiceClient is a client for the sluice.v1.BackfillService service.
 type BackfillServiceClient interface {
 	// Submit publishes a request and answers with its id; Get tells the verdict.
+	// Plan says what a request would do and predicts how. Nothing is written. A request that would be refused is
+	// answered with every fault.
+	Plan(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PlanResponse], error)
+	// Simulate is Plan under changed limits, another order or more faults.
+	Simulate(context.Context, *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error)
 	Submit(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.SubmitResponse], error)
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
 	// List answers the newest backfills first, refused ones included.
@@ -77,6 +87,18 @@ func NewBackfillServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 	baseURL = strings.TrimRight(baseURL, "/")
 	backfillServiceMethods := v1.File_sluice_v1_api_proto.Services().ByName("BackfillService").Methods()
 	return &backfillServiceClient{
+		plan: connect.NewClient[v1.BackfillRequested, v1.PlanResponse](
+			httpClient,
+			baseURL+BackfillServicePlanProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("Plan")),
+			connect.WithClientOptions(opts...),
+		),
+		simulate: connect.NewClient[v1.SimulateRequest, v1.PlanResponse](
+			httpClient,
+			baseURL+BackfillServiceSimulateProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("Simulate")),
+			connect.WithClientOptions(opts...),
+		),
 		submit: connect.NewClient[v1.BackfillRequested, v1.SubmitResponse](
 			httpClient,
 			baseURL+BackfillServiceSubmitProcedure,
@@ -124,6 +146,8 @@ func NewBackfillServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // backfillServiceClient implements BackfillServiceClient.
 type backfillServiceClient struct {
+	plan         *connect.Client[v1.BackfillRequested, v1.PlanResponse]
+	simulate     *connect.Client[v1.SimulateRequest, v1.PlanResponse]
 	submit       *connect.Client[v1.BackfillRequested, v1.SubmitResponse]
 	get          *connect.Client[v1.GetRequest, v1.GetResponse]
 	list         *connect.Client[v1.ListRequest, v1.ListResponse]
@@ -131,6 +155,16 @@ type backfillServiceClient struct {
 	listFailures *connect.Client[v1.ListFailuresRequest, v1.ListFailuresResponse]
 	watch        *connect.Client[v1.WatchRequest, v1.WatchResponse]
 	control      *connect.Client[v1.BackfillControlled, v1.ControlResponse]
+}
+
+// Plan calls sluice.v1.BackfillService.Plan.
+func (c *backfillServiceClient) Plan(ctx context.Context, req *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PlanResponse], error) {
+	return c.plan.CallUnary(ctx, req)
+}
+
+// Simulate calls sluice.v1.BackfillService.Simulate.
+func (c *backfillServiceClient) Simulate(ctx context.Context, req *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error) {
+	return c.simulate.CallUnary(ctx, req)
 }
 
 // Submit calls sluice.v1.BackfillService.Submit.
@@ -171,6 +205,11 @@ func (c *backfillServiceClient) Control(ctx context.Context, req *connect.Reques
 // BackfillServiceHandler is an implementation of the sluice.v1.BackfillService service.
 type BackfillServiceHandler interface {
 	// Submit publishes a request and answers with its id; Get tells the verdict.
+	// Plan says what a request would do and predicts how. Nothing is written. A request that would be refused is
+	// answered with every fault.
+	Plan(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PlanResponse], error)
+	// Simulate is Plan under changed limits, another order or more faults.
+	Simulate(context.Context, *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error)
 	Submit(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.SubmitResponse], error)
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
 	// List answers the newest backfills first, refused ones included.
@@ -190,6 +229,18 @@ type BackfillServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	backfillServiceMethods := v1.File_sluice_v1_api_proto.Services().ByName("BackfillService").Methods()
+	backfillServicePlanHandler := connect.NewUnaryHandler(
+		BackfillServicePlanProcedure,
+		svc.Plan,
+		connect.WithSchema(backfillServiceMethods.ByName("Plan")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backfillServiceSimulateHandler := connect.NewUnaryHandler(
+		BackfillServiceSimulateProcedure,
+		svc.Simulate,
+		connect.WithSchema(backfillServiceMethods.ByName("Simulate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	backfillServiceSubmitHandler := connect.NewUnaryHandler(
 		BackfillServiceSubmitProcedure,
 		svc.Submit,
@@ -234,6 +285,10 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 	)
 	return "/sluice.v1.BackfillService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case BackfillServicePlanProcedure:
+			backfillServicePlanHandler.ServeHTTP(w, r)
+		case BackfillServiceSimulateProcedure:
+			backfillServiceSimulateHandler.ServeHTTP(w, r)
 		case BackfillServiceSubmitProcedure:
 			backfillServiceSubmitHandler.ServeHTTP(w, r)
 		case BackfillServiceGetProcedure:
@@ -256,6 +311,14 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 
 // UnimplementedBackfillServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedBackfillServiceHandler struct{}
+
+func (UnimplementedBackfillServiceHandler) Plan(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PlanResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Plan is not implemented"))
+}
+
+func (UnimplementedBackfillServiceHandler) Simulate(context.Context, *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Simulate is not implemented"))
+}
 
 func (UnimplementedBackfillServiceHandler) Submit(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.SubmitResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Submit is not implemented"))
