@@ -6,10 +6,10 @@ BUILD := $(CURDIR)/.build
 MODULES := proto pkg services/dispatcher services/completion-tracker services/phase-gate services/console services/sluice
 TESTFLAGS ?= -race -shuffle=on -count=1
 
-.PHONY: help build demo tutorial up emulators test lint verify generate bench bench-gcp tools modules
+.PHONY: help build demo tutorial up emulators test lint verify generate bench bench-makespan bench-scale bench-gcp tools modules
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
 build: ## build the sluice program into .build
 	go build -o $(BUILD)/sluice ./services/sluice
@@ -50,6 +50,12 @@ modules: ## build each module by itself, as the workspace hides missing requirem
 
 bench: ## measure: the reference workload on the embedded placement
 	go test -run '^$$' -bench NBA4 -benchtime 1x -timeout 20m ./services/sluice/scenario
+
+bench-makespan: ## compare orders, and the scripts of old, on the reference workload in virtual time
+	go test -run '^$$' -bench Makespan -benchtime 1x ./services/sluice/scenario
+
+bench-scale: ## measure: time per run and memory per date for 1,000 to 100,000 dates
+	go test -run '^$$' -bench Scale -benchtime 1x -timeout 30m ./services/sluice/scenario
 
 bench-gcp: emulators ## measure: the services over Google's emulators, and completions as merges beside transactions
 	deploy/with-emulators.sh go test -run '^$$' -bench GCP -benchtime 1x -timeout 20m ./services/sluice/scenario

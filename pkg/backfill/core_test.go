@@ -193,3 +193,54 @@ func TestDates(t *testing.T) {
 		}
 	}
 }
+
+func TestAllowance(t *testing.T) {
+	t.Parallel()
+	proc := func(name string, needs ...string) backfill.Processor {
+		p := backfill.Processor{Name: name, Timeout: time.Minute}
+		for _, n := range needs {
+			p.Needs = append(p.Needs, backfill.Ref{Phase: "x", Processor: n})
+		}
+		return p
+	}
+	levels := []backfill.Processor{proc("a"), proc("b", "a"), proc("c", "a", "b")}
+	each := backfill.Phase{ID: "x", Trigger: backfill.Trigger{HTTP: &backfill.HTTPTrigger{}}, MaxProcessors: 2, Processors: levels}
+	whole := each
+	whole.Trigger.HTTP = &backfill.HTTPTrigger{PerPhase: true}
+	own := each
+	own.Trigger.HTTP = nil
+	for _, c := range []struct {
+		name  string
+		phase *backfill.Phase
+		proc  int
+		busy  int
+		want  time.Duration
+	}{
+		{"called by itself, admission has waited already", &each, 2, 100, time.Minute},
+		{"first in a call for all", &whole, 0, 0, time.Minute},
+		{"third in a call for all", &whole, 2, 0, 3 * time.Minute},
+		{"started by the platform, alone", &own, 0, 0, time.Minute},
+		{"started by the platform, in its second turn", &own, 0, 3, 2 * time.Minute},
+		{"started by the platform, far behind", &own, 0, 20, 11 * time.Minute},
+	} {
+		if got := c.phase.Allowance(&c.phase.Processors[c.proc], c.busy); got != c.want {
+			t.Errorf("%s: %s", c.name, got)
+		}
+	}
+	own.MaxProcessors = 0
+	if got := own.Allowance(&own.Processors[0], 1000); got != time.Minute {
+		t.Errorf("without a number of turns: %s", got)
+	}
+	// What is on record with the dispatch holds, whoever looks at it later.
+	s := backfill.NewScope(days(1, backfill.Request{}), chain())
+	r := backfill.NewRecord(first, "",
+		backfill.Fact{Key: backfill.Key{Phase: "one", Kind: backfill.Triggered}},
+		backfill.Fact{Key: backfill.Key{Phase: "one", Processor: "a", Attempt: 1, Kind: backfill.Dispatched}, Value: backfill.Value{At: epoch, Within: time.Hour}},
+		backfill.Fact{Key: backfill.Key{Phase: "one", Processor: "a", Attempt: 1, Kind: backfill.Accepted}, Value: backfill.Value{At: epoch}})
+	if f := s.Examine(&r, epoch.Add(59*time.Minute), false); len(f.Expired) != 0 || !f.Next.Equal(epoch.Add(time.Hour)) {
+		t.Errorf("%+v", f)
+	}
+	if f := s.Examine(&r, epoch.Add(time.Hour), false); len(f.Expired) != 1 {
+		t.Errorf("%+v", f)
+	}
+}

@@ -6,7 +6,8 @@ import "time"
 type Work struct {
 	Ref
 	Attempt int
-	Repeat  bool // the attempt was made already, and its call is known to be lost
+	Repeat  bool          // the attempt was made already, and its call is known to be lost
+	Within  time.Duration // of an attempt in flight: how long it may take
 }
 
 // Expired is an attempt in flight that has had its time.
@@ -56,7 +57,8 @@ func (s *Scope) examine(f *Findings, run Run, ph *Phase, proc *Processor, now ti
 		}
 	case RunInFlight:
 		f.Open = true
-		deadline := run.Since.Add(proc.Timeout)
+		deadline := run.Since.Add(run.Within)
+		work.Within = run.Within
 		if run.Accepted && ph.Trigger.HTTP != nil {
 			f.Running = append(f.Running, work)
 		}

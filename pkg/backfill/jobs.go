@@ -1,6 +1,9 @@
 package backfill
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Jobs turns work that may start now into calls: one for each processor, or one for all of a phase that takes
 // one call. Waits are the attempts that the platform makes by itself, of which only the time is taken; when one
@@ -43,6 +46,32 @@ func (ph *Phase) chain(processor string) int {
 	for i := range ph.Processors {
 		if slices.Contains(ph.Processors[i].Needs, Ref{ph.ID, processor}) {
 			longest = max(longest, 1+ph.chain(ph.Processors[i].Name))
+		}
+	}
+	return longest
+}
+
+// Allowance is how long an attempt may take in all: the processor's timeout once for itself, and once for every
+// turn of work that is queued before it out of our sight. That is what else the platform has started by itself and
+// works on, in turns of max_processors, and the processors that one call for a whole phase runs before this one.
+// Waiting for admission does not count: the time begins with the call.
+func (ph *Phase) Allowance(proc *Processor, inFlight int) time.Duration {
+	turns := 1
+	switch {
+	case ph.Trigger.HTTP == nil && ph.MaxProcessors > 0:
+		turns += inFlight / ph.MaxProcessors
+	case ph.Trigger.HTTP != nil && ph.Trigger.HTTP.PerPhase:
+		turns += ph.before(proc)
+	}
+	return time.Duration(turns) * proc.Timeout
+}
+
+// before is how many of the phase's processors run one after the other before this one.
+func (ph *Phase) before(proc *Processor) int {
+	longest := 0
+	for _, need := range proc.Needs {
+		if np, ok := ph.Processor(need.Processor); ok && need.Phase == ph.ID {
+			longest = max(longest, 1+ph.before(np))
 		}
 	}
 	return longest

@@ -66,22 +66,26 @@ func newWindow(ceiling int) window { return window{ceiling: ceiling, size: float
 
 func (w *window) limit() int { return int(w.size) }
 
-// grow is called for every calm answer. A round trip of calm answers adds a twentieth of the ceiling, so a
-// halved window is back after ten round trips, however large it is.
-func (w *window) grow() bool {
-	before := w.limit()
-	step := math.Max(1, float64(w.ceiling)/20)
+// setCeiling changes the ceiling. A window that was fully open stays so.
+func (w *window) setCeiling(ceiling int) {
+	if open := w.limit() >= w.ceiling; open || w.size > float64(ceiling) {
+		w.size = float64(ceiling)
+	}
+	w.ceiling = ceiling
+}
+
+// grow is called for every calm answer. A round trip of calm answers adds a tenth of the ceiling, so a
+// halved window is back after five round trips, however large it is.
+func (w *window) grow() {
+	step := math.Max(1, float64(w.ceiling)/10)
 	w.size = math.Min(float64(w.ceiling), w.size+step/w.size)
-	return w.limit() != before
 }
 
 // halve is called for every sign of overload. Calls sent before the last halving tell nothing new.
-func (w *window) halve(sentAt, now time.Time) bool {
+func (w *window) halve(sentAt, now time.Time) {
 	if !sentAt.After(w.halvedAt) {
-		return false
+		return
 	}
-	before := w.limit()
 	w.size = math.Max(1, w.size/2)
 	w.halvedAt = now
-	return w.limit() != before
 }

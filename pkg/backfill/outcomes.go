@@ -90,18 +90,23 @@ func (l *lane) leave(d Date) {
 
 // learn moves the adaptive window.
 func (s *Scheduler) learn(l *lane, a Answer, reason string, sentAt, now time.Time) {
-	changed := false
+	before := l.window.limit()
 	switch a {
 	case Calm:
 		l.calm++
-		changed = l.window.grow()
+		l.window.grow()
 		reason = "calm"
 	case Overloaded:
-		changed = l.window.halve(sentAt, now)
+		l.window.halve(sentAt, now)
 	case Neutral:
 	}
-	if changed {
-		s.changes = append(s.changes, WindowChange{l.Lane, l.window.limit(), reason})
+	s.moved(l, before, reason)
+}
+
+// moved notes that a window may have changed.
+func (s *Scheduler) moved(l *lane, before int, reason string) {
+	if limit := l.window.limit(); limit != before {
+		s.changes = append(s.changes, WindowChange{l.Lane, limit, reason})
 	}
 }
 

@@ -44,6 +44,8 @@ type Value struct {
 	StartedAt     time.Time `json:"started_at,omitzero"`
 	FinishedAt    time.Time `json:"finished_at,omitzero"`
 	CorrelationID string    `json:"correlation_id,omitempty"`
+	// Within is how long a dispatched attempt may take, when that is not the processor's own timeout.
+	Within time.Duration `json:"within,omitempty"`
 	// EventID is the message that told of an outcome without saying of which attempt: told again, it is still
 	// about the same one.
 	EventID string `json:"event_id,omitempty"`

@@ -26,11 +26,12 @@ func (s RunState) Done() bool { return s == RunSucceeded || s == RunSkipped || s
 // Run is the derived state of one processor on one date.
 type Run struct {
 	State     RunState
-	Attempt   int       // the attempt that is in flight, or the next one to make
-	Failures  int       // attempts that ended without success
-	DueAt     time.Time // RunRetrying: when the next attempt may start
-	Since     time.Time // RunInFlight: when the attempt was dispatched
-	Accepted  bool      // RunInFlight: the target took the work and will report
+	Attempt   int           // the attempt that is in flight, or the next one to make
+	Failures  int           // attempts that ended without success
+	DueAt     time.Time     // RunRetrying: when the next attempt may start
+	Since     time.Time     // RunInFlight: when the attempt was dispatched
+	Within    time.Duration // RunInFlight: how long the attempt may take
+	Accepted  bool          // RunInFlight: the target took the work and will report
 	LastError string
 	Retryable bool // RunExhausted: whether the last failure was of the kind that may be retried
 }
@@ -98,7 +99,7 @@ func (r *Record) Run(seed string, phase *Phase, proc *Processor) Run {
 			run.Attempt, run.LastError = n+1, a.failed.Message
 			failedAt, rejected, waiting = a.failed.At, a.fatal, false
 		} else if a.dispatched != nil {
-			run.Attempt, run.Since, run.Accepted, waiting = n, a.dispatched.At, a.accepted, true
+			run.Attempt, run.Since, run.Within, run.Accepted, waiting = n, a.dispatched.At, max(proc.Timeout, a.dispatched.Within), a.accepted, true
 		}
 	}
 	switch last := run.Attempt - 1; {

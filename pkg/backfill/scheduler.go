@@ -61,6 +61,7 @@ type Scheduler struct {
 	changes   []WindowChange
 	answered  map[RunKey]time.Time // calls whose outcome is not on record yet, and when they were answered
 	backlog   int                  // how many of them there may be
+	gather    time.Duration
 }
 
 // tenant is one backfill in the scheduler.
@@ -68,7 +69,8 @@ type tenant struct {
 	id       string
 	pipeline string
 	paused   bool
-	lanes    []*lane // later phases first: finishing a date beats starting another
+	from     time.Time // when admission begins
+	lanes    []*lane   // later phases first: finishing a date beats starting another
 	inFlight int
 }
 
@@ -104,12 +106,14 @@ type ticket struct {
 }
 
 // NewScheduler is an empty scheduler. It admits nothing while more than backlog answers wait to be recorded,
-// so that work does not pile up between the parts of the system; 0 is no such limit.
-func NewScheduler(backlog int) *Scheduler {
+// so that work does not pile up between the parts of the system; 0 is no such limit. A backfill's first jobs are
+// gathered for a moment before any is admitted, as they come in no order and the oldest date is to go first.
+func NewScheduler(backlog int, gather time.Duration) *Scheduler {
 	if backlog <= 0 {
 		backlog = unlimited
 	}
 	return &Scheduler{
+		gather:   gather,
 		limiters: map[string]*bucket{}, running: map[RunKey]*ticket{}, queued: map[RunKey]bool{}, answered: map[RunKey]time.Time{}, backlog: backlog,
 	}
 }
@@ -138,6 +142,26 @@ func (s *Scheduler) Add(id string, p *Pipeline, limits map[string]Limits) {
 		})
 	}
 	s.backfills = append(s.backfills, t)
+}
+
+// Limit changes the limits of a backfill. What is in flight above them ends by itself.
+func (s *Scheduler) Limit(id string, p *Pipeline, limits map[string]Limits) {
+	for i := range p.Phases {
+		ph := &p.Phases[i]
+		if l := s.lane(Lane{id, ph.ID}); l != nil {
+			l.maxDates = lower(ph.MaxDates, limits[ph.ID].MaxDates)
+			before := l.window.limit()
+			l.window.setCeiling(lower(ph.MaxProcessors, limits[ph.ID].MaxProcessors))
+			s.moved(l, before, "a control set the limit")
+		}
+	}
+}
+
+// Press halves the windows of lanes that use something that has become scarce, e.g. the warehouse's slots.
+func (s *Scheduler) Press(k Lane, reason string, now time.Time) {
+	if l := s.lane(k); l != nil {
+		s.learn(l, Overloaded, reason, now, now)
+	}
 }
 
 func lower(limit, request int) int {
@@ -257,7 +281,7 @@ func (s *Scheduler) Admit(now time.Time) []Job {
 }
 
 func (s *Scheduler) admitOne(t *tenant, now time.Time) (Job, bool) {
-	if t.paused {
+	if t.paused || !s.gathered(t, now) {
 		return Job{}, false
 	}
 	for i, l := range t.lanes {
@@ -270,6 +294,18 @@ func (s *Scheduler) admitOne(t *tenant, now time.Time) (Job, bool) {
 		}
 	}
 	return Job{}, false
+}
+
+// gathered says whether a backfill's first jobs have had their time to come together.
+func (s *Scheduler) gathered(t *tenant, now time.Time) bool {
+	if t.from.IsZero() && t.offered() {
+		t.from = now.Add(s.gather)
+	}
+	return !t.from.IsZero() && !now.Before(t.from)
+}
+
+func (t *tenant) offered() bool {
+	return slices.ContainsFunc(t.lanes, func(l *lane) bool { return len(l.waiting)+len(l.active) > 0 })
 }
 
 // lastDates notices when the dates in flight are the last ones. Until then the oldest date goes first; from
@@ -375,6 +411,10 @@ func (s *Scheduler) Next(now time.Time) time.Time {
 	}
 	for _, t := range s.backfills {
 		if t.paused {
+			continue
+		}
+		if t.from.After(now) {
+			at = Sooner(at, t.from)
 			continue
 		}
 		for _, l := range t.lanes {

@@ -34,7 +34,7 @@ func key(j backfill.Job, i int) backfill.RunKey {
 }
 
 func scheduler(p *backfill.Pipeline) *backfill.Scheduler {
-	s := backfill.NewScheduler(0)
+	s := backfill.NewScheduler(0, 0)
 	s.Add("b", p, nil)
 	return s
 }
@@ -237,7 +237,7 @@ func TestPauseHoldsBackAndAnswersOfOneDoNotFreeAnother(t *testing.T) {
 
 func TestBackfillsTakeTurns(t *testing.T) {
 	t.Parallel()
-	s := backfill.NewScheduler(0)
+	s := backfill.NewScheduler(0, 0)
 	for _, id := range []string{"b", "c"} {
 		p := lanes()
 		p.Name = id // other pipelines: they share no limiter
@@ -259,7 +259,7 @@ func TestBackfillsTakeTurns(t *testing.T) {
 
 func TestUnrecordedAnswersHoldAdmissionBack(t *testing.T) {
 	t.Parallel()
-	s := backfill.NewScheduler(2)
+	s := backfill.NewScheduler(2, 0)
 	s.Add("b", lanes(), nil)
 	for d := range 3 {
 		s.Offer(job("one", d, "", "a"))
@@ -413,4 +413,137 @@ func TestLimitsHoldAndNothingIsLost(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestLimitsChangeWhileRunning(t *testing.T) {
+	t.Parallel()
+	p := lanes()
+	s := scheduler(p)
+	for i := range 20 {
+		s.Offer(job("one", i, "", "a", "b"))
+	}
+	if got := s.Admit(epoch); len(got) != 3 {
+		t.Fatalf("%v", names(got))
+	}
+	s.Limit("b", p, map[string]backfill.Limits{"one": {MaxDates: 1, MaxProcessors: 2}})
+	if c := s.Changes(); len(c) != 1 || c[0].Limit != 2 || c[0].Reason == "" {
+		t.Errorf("%+v", c)
+	}
+	for i := range 2 {
+		for n := range 2 {
+			s.Finish(key(job("one", i, "", "a", "b"), n), backfill.Calm, "", epoch)
+		}
+	}
+	if got := s.Admit(epoch); len(got) != 0 { // one date of two processors is in flight still
+		t.Errorf("above the new limit: %v", names(got))
+	}
+	s.Limit("b", p, nil)
+	if got := names(s.Admit(epoch)); len(got) != 2 {
+		t.Errorf("back to the pipeline's own limits: %v", got)
+	}
+	if in, limit := s.Load(backfill.Lane{Backfill: "b", Phase: "one"}); in != 6 || limit != 8 {
+		t.Errorf("%d of %d", in, limit)
+	}
+}
+
+// A halved window stays halved when the ceiling moves, but never above it.
+func TestACeilingDoesNotUndoAHalving(t *testing.T) {
+	t.Parallel()
+	p := lanes()
+	s := scheduler(p)
+	lane := backfill.Lane{Backfill: "b", Phase: "one"}
+	for _, c := range []struct {
+		do    func()
+		limit int
+	}{
+		{func() { s.Press(lane, "slots", epoch.Add(time.Second)) }, 4},
+		{func() { s.Limit("b", p, map[string]backfill.Limits{"one": {MaxProcessors: 7}}) }, 4},
+		{func() { s.Limit("b", p, map[string]backfill.Limits{"one": {MaxProcessors: 3}}) }, 3},
+		{func() { s.Limit("b", p, nil) }, 8},
+	} {
+		c.do()
+		if _, limit := s.Load(lane); limit != c.limit {
+			t.Errorf("the window is %d, not %d", limit, c.limit)
+		}
+	}
+	if c := s.Changes(); len(c) != 3 || c[0].Reason != "slots" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestEveryChangeOfAWindowIsTold(t *testing.T) {
+	t.Parallel()
+	s := scheduler(lanes())
+	lane := backfill.Lane{Backfill: "b", Phase: "one"}
+	s.Press(lane, "slots", epoch)
+	told := []int{}
+	for i := range 40 {
+		s.Offer(job("one", 0, "", fmt.Sprint(i)))
+		s.Admit(epoch)
+		s.Finish(key(job("one", 0, "", fmt.Sprint(i)), 0), backfill.Calm, "", epoch)
+	}
+	for _, c := range s.Changes() {
+		told = append(told, c.Limit)
+	}
+	if !slices.Equal(told, []int{4, 5, 6, 7, 8}) {
+		t.Errorf("%v", told)
+	}
+}
+
+// Oldest date first, until the last dates are in: then what has most behind it goes first.
+func TestTheLongestChainGoesFirstAtTheEnd(t *testing.T) {
+	t.Parallel()
+	p := &backfill.Pipeline{Name: "p", Phases: []backfill.Phase{{ID: "one"}, {ID: "two", MaxDates: 2, MaxProcessors: 1}}}
+	s := scheduler(p)
+	chained := func(d, chain int) backfill.Job {
+		j := job("two", d, "", fmt.Sprint("c", chain))
+		j.Chain = chain
+		return j
+	}
+	before := job("one", 9, "", "a")
+	s.Offer(before)
+	s.Admit(epoch)
+	for _, j := range []backfill.Job{chained(1, 0), chained(1, 1), chained(2, 2)} {
+		s.Offer(j)
+	}
+	if got := names(s.Admit(epoch)); !slices.Equal(got, []string{"two1[c0]"}) {
+		t.Errorf("while more dates are to come: %v", got)
+	}
+	s.Finish(key(before, 0), backfill.Calm, "", epoch) // no more dates are to come
+	s.Finish(key(chained(1, 0), 0), backfill.Calm, "", epoch)
+	if got := names(s.Admit(epoch)); !slices.Equal(got, []string{"two2[c2]"}) {
+		t.Errorf("at the end: %v", got)
+	}
+	s.Offer(chained(3, 5)) // one more after all, which must wait for room
+	s.Finish(key(chained(2, 2), 0), backfill.Calm, "", epoch)
+	if got := names(s.Admit(epoch)); !slices.Equal(got, []string{"two3[c5]"}) {
+		t.Errorf("one more: %v", got)
+	}
+}
+
+// Triggers come in no order: a moment is waited for those of the oldest dates.
+func TestFirstJobsAreGathered(t *testing.T) {
+	t.Parallel()
+	s := backfill.NewScheduler(0, time.Second)
+	s.Add("b", lanes(), nil)
+	if got := s.Admit(epoch); len(got) != 0 || !s.Next(epoch).IsZero() {
+		t.Errorf("%v", names(got))
+	}
+	later := epoch.Add(time.Hour)
+	for _, d := range []int{9, 8, 7, 1} {
+		s.Offer(job("one", d, "", "a"))
+		if got := s.Admit(later); len(got) != 0 {
+			t.Fatalf("at once: %v", names(got))
+		}
+	}
+	if next := s.Next(later); !next.Equal(later.Add(time.Second)) {
+		t.Errorf("look again at %s", next)
+	}
+	if got := names(s.Admit(later.Add(time.Second))); !slices.Equal(got, []string{"one1[a]", "one7[a]", "one8[a]"}) {
+		t.Errorf("%v", got)
+	}
+	s.Finish(key(job("one", 1, "", "a"), 0), backfill.Calm, "", later)
+	if got := names(s.Admit(later.Add(time.Second))); !slices.Equal(got, []string{"one9[a]"}) {
+		t.Errorf("then without waiting: %v", got)
+	}
 }

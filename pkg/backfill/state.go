@@ -38,7 +38,7 @@ func (s State) Refuses(action string) string {
 	running := s == StateActive || s == StatePausing || s == StatePaused
 	ok := false
 	switch action {
-	case "pause", "resume":
+	case "pause", "resume", "limit":
 		ok = running
 	case "cancel":
 		ok = running || s == StateCancelling || s == StateCancelled
@@ -108,6 +108,8 @@ type Backfill struct {
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 	Lease      Lease     `json:"lease"`
 	Progress   Progress  `json:"progress"`
+	// Limits are the request's, until a control changes them.
+	Limits map[string]Limits `json:"limits,omitempty"`
 }
 
 // Lease says which dispatcher drives the backfill. Epoch grows with every change of holder; a write that

@@ -49,7 +49,7 @@ func (p *Planner) Plan(ctx context.Context, r backfill.Request, now time.Time) (
 	}
 	b := &backfill.Backfill{
 		ID: r.ID, Request: r, Version: version, State: backfill.StatePlanning, CreatedAt: now,
-		Dates: dates, Calendar: reach(pl, calendar, dates),
+		Dates: dates, Calendar: reach(pl, calendar, dates), Limits: r.Limits,
 	}
 	if n := len(pl.Checks); n > 0 {
 		b.Notices = append(b.Notices, fmt.Sprintf("the pipeline declares %d data checks: this version reads them and does not run them, so look at the data yourself", n))
@@ -86,20 +86,35 @@ func (p *Planner) pipeline(r backfill.Request) (*backfill.Pipeline, error) {
 			faults.Addf("unknown phase %q: pipeline %s has %s", ph, pl.Name, strings.Join(ids, ", "))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Limits)) {
+	faults = append(faults, limitFaults(pl, r.Limits)...)
+	return pl, faults.Err()
+}
+
+// CheckLimits lists the limits that a pipeline does not allow: they may only be lowered.
+func CheckLimits(pl *backfill.Pipeline, limits map[string]backfill.Limits) error {
+	return limitFaults(pl, limits).Err()
+}
+
+func limitFaults(pl *backfill.Pipeline, limits map[string]backfill.Limits) fault.List {
+	var faults fault.List
+	ids := make([]string, len(pl.Phases))
+	for i := range pl.Phases {
+		ids[i] = pl.Phases[i].ID
+	}
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
 		ph, ok := pl.Phase(name)
 		if !ok {
 			faults.Addf("limits names the unknown phase %q: pipeline %s has %s", name, pl.Name, strings.Join(ids, ", "))
 			continue
 		}
-		if l := r.Limits[name]; ph.MaxDates > 0 && l.MaxDates > ph.MaxDates {
+		if l := limits[name]; ph.MaxDates > 0 && l.MaxDates > ph.MaxDates {
 			faults.Addf("limits.%s.max_dates is %d, but may only lower the pipeline's %d", name, l.MaxDates, ph.MaxDates)
 		}
-		if l := r.Limits[name]; ph.MaxProcessors > 0 && l.MaxProcessors > ph.MaxProcessors {
+		if l := limits[name]; ph.MaxProcessors > 0 && l.MaxProcessors > ph.MaxProcessors {
 			faults.Addf("limits.%s.max_processors is %d, but may only lower the pipeline's %d", name, l.MaxProcessors, ph.MaxProcessors)
 		}
 	}
-	return pl, faults.Err()
+	return faults
 }
 
 func (p *Planner) calendar(ctx context.Context, pl *backfill.Pipeline, now time.Time) (backfill.Calendar, error) {

@@ -52,16 +52,8 @@ func Check(m *pb.BackfillRequested) (backfill.Request, error) {
 	default:
 		faults.Addf("on_exhausted %q is neither continue nor pause", m.GetOnExhausted())
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.GetLimits())) {
-		l := m.GetLimits()[name]
-		if l.GetMaxDates() < 0 || l.GetMaxProcessors() < 0 {
-			faults.Addf("limits.%s must not be negative", name)
-		}
-		if r.Limits == nil {
-			r.Limits = map[string]backfill.Limits{}
-		}
-		r.Limits[name] = backfill.Limits{MaxDates: int(l.GetMaxDates()), MaxProcessors: int(l.GetMaxProcessors())}
-	}
+	r.Limits = Limits(m.GetLimits())
+	checkLimits(&faults, m.GetLimits())
 	for _, gap := range m.GetAcceptGaps() {
 		from, to, ranged := strings.Cut(gap, "..")
 		if !ranged {
@@ -71,6 +63,26 @@ func Check(m *pb.BackfillRequested) (backfill.Request, error) {
 		r.AcceptGaps = append(r.AcceptGaps, backfill.Span{From: a, To: b})
 	}
 	return r, faults.Err()
+}
+
+func checkLimits(faults *fault.List, limits map[string]*pb.PhaseLimits) {
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		if l := limits[name]; l.GetMaxDates() < 0 || l.GetMaxProcessors() < 0 {
+			faults.Addf("limits.%s must not be negative", name)
+		}
+	}
+}
+
+// Limits reads limits from a message; nil for none.
+func Limits(m map[string]*pb.PhaseLimits) map[string]backfill.Limits {
+	var out map[string]backfill.Limits
+	for name, l := range m {
+		if out == nil {
+			out = map[string]backfill.Limits{}
+		}
+		out[name] = backfill.Limits{MaxDates: int(l.GetMaxDates()), MaxProcessors: int(l.GetMaxProcessors())}
+	}
+	return out
 }
 
 func checkDates(faults *fault.List, d *pb.DateSelection, r *backfill.Request) {
@@ -146,10 +158,15 @@ func CheckControl(m *pb.BackfillControlled) error {
 		if len(m.GetDates()) == 0 || m.GetPhase() == "" || len(m.GetProcessors()) == 0 || m.GetReason() == "" {
 			faults.Addf("waive needs dates, phase, processors and reason")
 		}
+	case "limit":
+		if len(m.GetLimits()) == 0 {
+			faults.Addf("limit needs limits: phases with max_dates or max_processors, where 0 is the pipeline's own")
+		}
+		checkLimits(&faults, m.GetLimits())
 	case "":
-		faults.Addf("action is missing: use pause, resume, cancel, retry or waive")
+		faults.Addf("action is missing: use pause, resume, cancel, retry, waive or limit")
 	default:
-		faults.Addf("action %q is none of pause, resume, cancel, retry and waive", m.GetAction())
+		faults.Addf("action %q is none of pause, resume, cancel, retry, waive and limit", m.GetAction())
 	}
 	for _, d := range m.GetDates() {
 		checkDate(&faults, "dates", d)

@@ -33,6 +33,9 @@ func newLayout(b *backfill.Backfill, p *backfill.Pipeline, w *World) *layout {
 		if asked := b.Request.Limits[ph.ID].MaxProcessors; asked > 0 && (limit == 0 || asked < limit) {
 			limit = asked
 		}
+		if ph.Trigger.HTTP == nil {
+			limit = 0 // the platform starts it by itself, and nobody can hold it back
+		}
 		l.limits = append(l.limits, limit)
 		for j := range ph.Processors {
 			ref := backfill.Ref{Phase: ph.ID, Processor: ph.Processors[j].Name}

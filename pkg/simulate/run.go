@@ -124,7 +124,7 @@ func Run(s Setting, seed uint64) Outcome {
 
 func newEngine(s Setting, seed uint64) *engine {
 	e := &engine{
-		Setting: s, layout: newLayout(s.Backfill, s.Pipeline, &s.World), seed: seed, sched: backfill.NewScheduler(0), admitAt: -1,
+		Setting: s, layout: newLayout(s.Backfill, s.Pipeline, &s.World), seed: seed, sched: backfill.NewScheduler(0, 0), admitAt: -1,
 		records: make([]backfill.Record, len(s.Records)), apis: map[string]*api{}, tries: map[backfill.RunKey]int{}, cause: -1,
 	}
 	e.state = newProgress(e.layout)

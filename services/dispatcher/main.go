@@ -31,7 +31,7 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	d := dispatch.New(dispatch.Options{
 		Store: drivers.State, Bus: drivers.Bus, Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse},
 		Caller: dispatch.NewCaller(gcp.Tokens()), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
-		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second,
+		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second, Gather: time.Second,
 	})
 	return serve.Run(ctx, c, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
 }

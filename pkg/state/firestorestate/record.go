@@ -40,7 +40,7 @@ func toFields(v backfill.Value) map[string]any {
 			m[name] = s
 		}
 	}
-	for name, n := range map[string]int64{"records": v.Records, "bytes_billed": v.BytesBilled} {
+	for name, n := range map[string]int64{"records": v.Records, "bytes_billed": v.BytesBilled, "within": int64(v.Within)} {
 		if n != 0 {
 			m[name] = n
 		}
@@ -64,7 +64,7 @@ func fromFields(m map[string]any) backfill.Value {
 		return t.UTC()
 	}
 	return backfill.Value{
-		At: at("at"), Message: text("message"), By: text("by"), Records: number("records"), BytesBilled: number("bytes_billed"),
+		At: at("at"), Message: text("message"), By: text("by"), Records: number("records"), BytesBilled: number("bytes_billed"), Within: time.Duration(number("within")),
 		StartedAt: at("started_at"), FinishedAt: at("finished_at"), CorrelationID: text("correlation_id"), EventID: text("event_id"),
 	}
 }

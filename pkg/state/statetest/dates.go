@@ -19,7 +19,7 @@ func merge(t *testing.T, s state.Store) {
 	full := backfill.Fact{
 		Key: backfill.Key{Phase: "one", Processor: "p", Attempt: 2, Kind: backfill.Failed},
 		Value: backfill.Value{
-			At: epoch, Message: "it broke", By: "somebody", Records: 5, BytesBilled: 1 << 40, StartedAt: epoch.Add(-time.Minute), FinishedAt: epoch,
+			At: epoch, Message: "it broke", By: "somebody", Records: 5, BytesBilled: 1 << 40, Within: time.Hour, StartedAt: epoch.Add(-time.Minute), FinishedAt: epoch,
 			CorrelationID: "c",
 		},
 	}

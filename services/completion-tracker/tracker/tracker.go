@@ -107,7 +107,7 @@ func (t *Tracker) add(ctx context.Context, e *event.Event, m *pb.ProcessorComple
 	known, remembered := t.recent.Get(at.scope.ID, at.date)
 	attempt := int(m.GetAttempt())
 	if attempt == 0 {
-		if !remembered {
+		if !remembered || stale(&known, at) {
 			var err error
 			if known, err = t.store.Date(ctx, at.scope.ID, at.date); err != nil {
 				return known, backfill.Fact{}, err
@@ -129,6 +129,17 @@ func (t *Tracker) add(ctx context.Context, e *event.Event, m *pb.ProcessorComple
 		rec, err = t.merge(ctx, at, &rec, true, fact)
 	}
 	return rec, fact, err
+}
+
+// stale says that the newest attempt cannot be told from what is remembered: it was over then, and what is told of is
+// more likely one that began since.
+func stale(known *backfill.Record, at target) bool {
+	switch known.Run(at.scope.ID, at.phase, at.proc).State {
+	case backfill.RunRetrying, backfill.RunExhausted:
+		return true
+	default:
+		return false
+	}
 }
 
 // merge adds an outcome to what is known of a date.

@@ -295,6 +295,15 @@ func (s *Server) Control(ctx context.Context, r *connect.Request[pb.BackfillCont
 	if why := b.State.Refuses(r.Msg.GetAction()); why != "" {
 		return nil, wire(fault.New(fault.Refused, "%s", why))
 	}
+	if r.Msg.GetAction() == "limit" {
+		p, err := s.store.Pipeline(ctx, b.Request.Pipeline, b.Version)
+		if err != nil {
+			return nil, wire(err)
+		}
+		if err := planner.CheckLimits(p, planner.Limits(r.Msg.GetLimits())); err != nil {
+			return nil, wire(err)
+		}
+	}
 	e := event.New(event.TypeControlled, Source, b.ID, s.now(), r.Msg, newID())
 	if err := s.pub.Publish(ctx, event.TopicControls, e); err != nil {
 		return nil, wire(err)

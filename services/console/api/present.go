@@ -34,6 +34,12 @@ func present(b *backfill.Backfill) *pb.Backfill {
 		Attempts: n32(p.Attempts), Retries: n32(p.Retries), Throttles: n32(p.Throttles), RatePerSecond: p.Rate, Eta: stamp(p.ETA),
 		RequestedBy: b.Request.RequestedBy, Reason: b.Request.Reason, DryRun: b.Request.DryRun,
 	}
+	for name, l := range b.Limits {
+		if out.Limits == nil {
+			out.Limits = map[string]*pb.PhaseLimits{}
+		}
+		out.Limits[name] = &pb.PhaseLimits{MaxDates: n32(l.MaxDates), MaxProcessors: n32(l.MaxProcessors)}
+	}
 	for _, ph := range p.Phases {
 		out.Phases = append(out.Phases, &pb.PhaseProgress{
 			Id: ph.ID, DatesComplete: n32(ph.DatesComplete), Runs: &pb.Tally{

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -41,6 +42,12 @@ func (d *Dispatcher) onTrigger(ctx context.Context, e *event.Event) error {
 			Key: backfill.Key{Phase: m.GetPhase(), Processor: name, Kind: backfill.Triggered}, Value: backfill.Value{At: e.Time},
 		})
 	}
+	if slices.ContainsFunc(m.GetProcessors(), func(name string) bool {
+		proc, ok := ph.Processor(name)
+		return ok && rec.Run(dr.scope.ID, ph, proc).State == backfill.RunRetrying
+	}) {
+		return d.look(ctx, dr, date) // it reported by itself, and without success, before it was let through
+	}
 	found := dr.scope.Examine(&rec, d.Now(), false)
 	found.Expired = nil
 	return d.act(ctx, dr, &rec, found)
@@ -78,8 +85,8 @@ func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f
 	for i, w := range own {
 		ph, _ := dr.scope.Pipeline.Phase(w.Phase)
 		proc, _ := ph.Processor(w.Processor)
-		waits[i] = dispatched(w, d.Now())
-		deadline = backfill.Sooner(deadline, waits[i].At.Add(proc.Timeout))
+		waits[i] = dispatched(w, d.Now(), ph.Allowance(proc, dr.inFlight(w.Phase)))
+		deadline = backfill.Sooner(deadline, waits[i].At.Add(waits[i].Within))
 	}
 	merged, err := d.Store.Merge(ctx, dr.scope.ID, rec.Date, deadline, waits...)
 	if err == nil {
@@ -88,10 +95,10 @@ func (d *Dispatcher) act(ctx context.Context, dr *drive, rec *backfill.Record, f
 	return err
 }
 
-func dispatched(w backfill.Work, at time.Time) backfill.Fact {
+func dispatched(w backfill.Work, at time.Time, within time.Duration) backfill.Fact {
 	return backfill.Fact{
 		Key:   backfill.Key{Phase: w.Phase, Processor: w.Processor, Attempt: w.Attempt, Kind: backfill.Dispatched},
-		Value: backfill.Value{At: at},
+		Value: backfill.Value{At: at, Within: within},
 	}
 }
 
@@ -107,10 +114,8 @@ func (d *Dispatcher) expire(ctx context.Context, dr *drive, rec *backfill.Record
 		if calling {
 			continue
 		}
-		ph, _ := dr.scope.Pipeline.Phase(x.Phase)
-		proc, _ := ph.Processor(x.Processor)
 		err := d.report(ctx, dr, key, x.Attempt, outcome{
-			status: "failed", retryable: true, message: "no completion within " + proc.Timeout.String(), at: x.Deadline,
+			status: "failed", retryable: true, message: "no completion within " + x.Within.String(), at: x.Deadline,
 		})
 		if err != nil {
 			return err
@@ -186,7 +191,11 @@ func (d *Dispatcher) look(ctx context.Context, dr *drive, date backfill.Date) er
 	if len(f.Expired) > 0 {
 		next = backfill.Sooner(next, now.Add(d.Tick*10)) // until the failure is recorded
 	}
-	_, err = d.Store.Rearm(ctx, dr.scope.ID, rec, next)
+	same, err := d.Store.Rearm(ctx, dr.scope.ID, rec, next)
+	if err == nil && !same && !next.IsZero() {
+		// Something happened to the date meanwhile. It may be looked at too often, but the timer must not be lost.
+		_, err = d.Store.Merge(ctx, dr.scope.ID, rec.Date, next)
+	}
 	return err
 }
 

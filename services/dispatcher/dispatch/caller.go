@@ -88,7 +88,11 @@ func (c *Caller) Call(ctx context.Context, s *backfill.Scope, reason, season str
 	if err != nil {
 		return answer{kind: failed, message: err.Error()}
 	}
-	within := proc.Timeout
+	within := time.Duration(0)
+	for _, name := range j.Processors { // a call for a whole phase takes as long as its last processor
+		proc, _ := ph.Processor(name)
+		within = max(within, ph.Allowance(proc, 0))
+	}
 	if h.Timeout > 0 {
 		within = min(within, h.Timeout)
 	}

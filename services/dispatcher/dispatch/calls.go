@@ -38,8 +38,9 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 		ph, _ := dr.scope.Pipeline.Phase(j.Phase)
 		for i, name := range j.Processors {
 			proc, _ := ph.Processor(name)
-			facts = append(facts, dispatched(backfill.Work{Ref: backfill.Ref{Phase: j.Phase, Processor: name}, Attempt: j.Attempts[i]}, now))
-			deadline = backfill.Sooner(deadline, now.Add(proc.Timeout))
+			within := ph.Allowance(proc, 0)
+			facts = append(facts, dispatched(backfill.Work{Ref: backfill.Ref{Phase: j.Phase, Processor: name}, Attempt: j.Attempts[i]}, now, within))
+			deadline = backfill.Sooner(deadline, now.Add(within))
 		}
 	}
 	if len(wanted) == 0 {
@@ -285,10 +286,9 @@ func (d *Dispatcher) journalDispatch(dr *drive, date backfill.Date, facts []back
 
 func (d *Dispatcher) journalWindows(ctx context.Context, changes []backfill.WindowChange, now time.Time) {
 	for _, c := range changes {
-		if c.Reason == "calm" {
-			continue // growth is slow and steady; the shrinking tells the story
+		if c.Reason != "calm" { // growth is slow and steady; for the log the shrinking tells the story
+			d.Log.InfoContext(ctx, "window changed", "backfill_id", c.Backfill, "phase", c.Phase, "limit", c.Limit, "reason", c.Reason)
 		}
-		d.Log.InfoContext(ctx, "window shrinks", "backfill_id", c.Backfill, "phase", c.Phase, "limit", c.Limit, "reason", c.Reason)
 		d.journal.add(event.Journal(Name, now, &pb.BackfillEvent{
 			BackfillId: c.Backfill, Kind: "window_changed", Phase: c.Phase, Message: c.Reason, Records: int64(c.Limit),
 		}, now.String()))

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -66,6 +67,8 @@ func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.Ba
 		return fault.New(fault.Unavailable, "backfill %s has just ended", b.ID)
 	}
 	switch m.GetAction() {
+	case "limit":
+		return d.limit(ctx, dr, b, planner.Limits(m.GetLimits()))
 	case "pause":
 		return d.setState(ctx, dr, backfill.StatePausing, m.GetReason(), m.GetRequestedBy())
 	case "resume":
@@ -77,6 +80,31 @@ func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.Ba
 		dr.cancel()
 		return nil
 	}
+}
+
+// limit changes the limits of a running backfill. Those that the control does not name stay.
+func (d *Dispatcher) limit(ctx context.Context, dr *drive, b *backfill.Backfill, limits map[string]backfill.Limits) error {
+	if err := planner.CheckLimits(dr.scope.Pipeline, limits); err != nil {
+		return d.notice(ctx, b.Request, "limit has no effect: "+err.Error())
+	}
+	changed, err := d.Store.UpdateBackfill(ctx, b.ID, dr.epoch, func(b *backfill.Backfill) error {
+		all := maps.Clone(b.Limits)
+		if all == nil {
+			all = map[string]backfill.Limits{}
+		}
+		maps.Copy(all, limits)
+		maps.DeleteFunc(all, func(_ string, l backfill.Limits) bool { return l == backfill.Limits{} })
+		b.Limits = all
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.sched.Limit(b.ID, dr.scope.Pipeline, changed.Limits)
+	d.mu.Unlock()
+	d.signal()
+	return nil
 }
 
 // amend grants new attempts (retry) or lets the gates pass (waive), and wakes what was held.

@@ -36,6 +36,8 @@ type Options struct {
 	Tick time.Duration
 	// Backlog is how many answers may wait to be recorded before nothing more is admitted; 0 means 256.
 	Backlog int
+	// Gather is how long a backfill's first triggers, which come in no order, are gathered before the oldest go.
+	Gather time.Duration
 	// Grace is how long calls in flight may go on after Run's context ended.
 	Grace time.Duration
 }
@@ -60,7 +62,7 @@ func New(o Options) *Dispatcher {
 		o.Backlog = 256
 	}
 	return &Dispatcher{
-		Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog), driven: map[string]*drive{},
+		Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog, o.Gather), driven: map[string]*drive{},
 		recent: state.NewRecent(), journal: journal{bus: o.Bus, log: o.Log, more: make(chan struct{}, 1)},
 	}
 }

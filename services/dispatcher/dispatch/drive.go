@@ -42,6 +42,35 @@ func (dr *drive) holds(now time.Time) bool {
 	return now.Before(dr.expires)
 }
 
+// leads says whether this instance may drive a pipeline's backfills: the holder of the oldest that is driven does.
+// One instance drives all of a pipeline's backfills, so that the limiters that they share hold for all of them.
+func (d *Dispatcher) leads(all []*backfill.Backfill, pipeline string) bool {
+	now := d.Now()
+	var oldest *backfill.Backfill
+	for _, b := range all {
+		if b.Request.Pipeline != pipeline || b.State.Ended() || b.Lease.Holder == "" || !b.Lease.Expires.After(now) {
+			continue
+		}
+		if oldest == nil || b.CreatedAt.Before(oldest.CreatedAt) || (b.CreatedAt.Equal(oldest.CreatedAt) && b.ID < oldest.ID) {
+			oldest = b
+		}
+	}
+	return oldest == nil || oldest.Lease.Holder == d.Holder
+}
+
+// yield leaves a backfill to the instance that drives the pipeline's others.
+func (d *Dispatcher) yield(ctx context.Context, id string) {
+	dr := d.drive(id)
+	if dr == nil {
+		return
+	}
+	d.Log.InfoContext(ctx, "another instance drives this pipeline: leaving the backfill to it", "backfill_id", id)
+	d.drop(dr)
+	if err := d.Store.Release(ctx, id, d.Holder); err != nil {
+		d.Log.WarnContext(ctx, "lease not released: it will expire", "backfill_id", id, "error", err)
+	}
+}
+
 // adopt renews the leases held, and takes over running backfills that nobody drives.
 func (d *Dispatcher) adopt(ctx context.Context) {
 	all, err := d.Store.ListBackfills(ctx)
@@ -54,6 +83,10 @@ func (d *Dispatcher) adopt(ctx context.Context) {
 	for _, b := range all {
 		switch b.State {
 		case backfill.StateActive, backfill.StatePausing, backfill.StatePaused, backfill.StateCancelling:
+			if !d.leads(all, b.Request.Pipeline) {
+				d.yield(ctx, b.ID)
+				continue
+			}
 			if err := d.take(ctx, b.ID); err != nil && !fault.Is(err, fault.Conflict) && ctx.Err() == nil {
 				d.Log.ErrorContext(ctx, "cannot drive backfill", "backfill_id", b.ID, "error", err)
 			}
@@ -104,9 +137,10 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 	if err != nil {
 		return err
 	}
+	scope := backfill.NewScope(b, p)
 	dr := &drive{
-		scope: backfill.NewScope(b, p), request: b.Request, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
-		calling: map[backfill.RunKey]bool{}, progress: newProgress(p, b.Progress), flushed: d.Now(),
+		scope: scope, request: b.Request, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
+		calling: map[backfill.RunKey]bool{}, progress: newProgress(scope, b.Progress), flushed: d.Now(),
 	}
 	dr.ctx, dr.cancel = context.WithCancel(context.Background())
 	d.mu.Lock()
@@ -116,7 +150,7 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 		return fault.New(fault.Unavailable, "the dispatcher is stopping")
 	}
 	d.driven[id] = dr
-	d.sched.Add(id, p, b.Request.Limits)
+	d.sched.Add(id, p, b.Limits)
 	d.sched.Pause(id, b.State != backfill.StateActive)
 	d.mu.Unlock()
 	d.Log.InfoContext(ctx, "driving backfill", "backfill_id", id, "epoch", lease.Epoch, "dates", dr.scope.Dates.Len())

@@ -18,10 +18,13 @@ const rateWindow = 60
 
 // progress counts a backfill from the news about its dates, without reading any.
 type progress struct {
+	scope    *backfill.Scope
 	phases   map[string]int // position by id
 	sums     []backfill.PhaseProgress
 	cells    map[backfill.Cell]cell
-	dates    map[backfill.Date]int // phases complete, so that dates complete can be counted
+	dates    map[backfill.Date]int // phases complete
+	complete int                   // dates that have all of theirs
+	want     map[string]int        // phases of a date, by season
 	attempts int
 	retries  int
 	throttle int
@@ -46,9 +49,10 @@ type bucket struct {
 	n      int
 }
 
-func newProgress(p *backfill.Pipeline, old backfill.Progress) progress {
+func newProgress(s *backfill.Scope, old backfill.Progress) progress {
+	p := s.Pipeline
 	pr := progress{
-		phases: map[string]int{}, cells: map[backfill.Cell]cell{}, dates: map[backfill.Date]int{},
+		scope: s, phases: map[string]int{}, cells: map[backfill.Cell]cell{}, dates: map[backfill.Date]int{}, want: map[string]int{},
 		attempts: old.Attempts, retries: old.Retries, throttle: old.Throttles,
 	}
 	for i := range p.Phases {
@@ -56,6 +60,11 @@ func newProgress(p *backfill.Pipeline, old backfill.Progress) progress {
 		pr.sums = append(pr.sums, backfill.PhaseProgress{ID: p.Phases[i].ID})
 	}
 	pr.rates = make([]meter, len(p.Phases))
+	for _, part := range s.Dates.All() {
+		if pr.wanted(part.Season) == 0 {
+			pr.complete++ // nothing is to be done on it
+		}
+	}
 	return pr
 }
 
@@ -78,10 +87,37 @@ func (p *progress) learn(c backfill.Cell, facts int, t backfill.Tally) {
 			n = -1
 		}
 		sum.DatesComplete += n
-		p.dates[c.Date] += n
+		p.countDate(c.Date, n)
 	}
 	p.cells[c] = cell{facts, t}
 	p.dirty = true
+}
+
+// countDate notes that a date has one more phase complete, or one less.
+func (p *progress) countDate(d backfill.Date, n int) {
+	i, ours := p.scope.Dates.Index(d)
+	if !ours {
+		return
+	}
+	want := p.wanted(p.scope.Dates.At(i).Season)
+	before := p.dates[d]
+	p.dates[d] = before + n
+	switch want {
+	case before + n:
+		p.complete++
+	case before:
+		p.complete--
+	}
+}
+
+// wanted is how many phases the dates of a season have.
+func (p *progress) wanted(season string) int {
+	n, known := p.want[season]
+	if !known {
+		n = len(p.scope.Phases(season))
+		p.want[season] = n
+	}
+	return n
 }
 
 // open counts runs that are neither done nor given up, without those that wait for others.
@@ -103,14 +139,24 @@ func (p *progress) left() int {
 }
 
 // untriggered counts runs in flight that the platform started by itself, which admission does not know of.
-func (p *progress) untriggered(s *backfill.Scope) int {
+func (p *progress) untriggered() int {
 	n := 0
 	for i := range p.sums {
-		if s.Pipeline.Phases[i].Trigger.HTTP == nil {
+		if p.scope.Pipeline.Phases[i].Trigger.HTTP == nil {
 			n += p.sums[i].InFlight
 		}
 	}
 	return n
+}
+
+// inFlight counts a phase's runs in flight.
+func (dr *drive) inFlight(phase string) int {
+	dr.mu.Lock()
+	defer dr.mu.Unlock()
+	if i, ok := dr.progress.phases[phase]; ok {
+		return dr.progress.sums[i].InFlight
+	}
+	return 0
 }
 
 func (p *progress) hit(phase string, now time.Time) {
@@ -164,25 +210,14 @@ func (p *progress) eta(now time.Time) time.Time {
 }
 
 // snapshot is the progress as it goes into the document.
-func (p *progress) snapshot(s *backfill.Scope, now time.Time) backfill.Progress {
+func (p *progress) snapshot(now time.Time) backfill.Progress {
 	out := backfill.Progress{
-		DatesTotal: s.Dates.Len(), Attempts: p.attempts, Retries: p.retries, Throttles: p.throttle, ETA: p.eta(now),
+		DatesTotal: p.scope.Dates.Len(), DatesComplete: p.complete, Attempts: p.attempts, Retries: p.retries, Throttles: p.throttle, ETA: p.eta(now),
 	}
 	for i := range p.sums {
-		if s.Selected(p.sums[i].ID) && p.sums[i].Total > 0 {
+		if p.scope.Selected(p.sums[i].ID) && p.sums[i].Total > 0 {
 			out.Phases = append(out.Phases, p.sums[i])
 			out.Rate += p.rates[i].rate(now)
-		}
-	}
-	bySeason := map[string]int{}
-	for _, part := range s.Dates.All() {
-		want, ok := bySeason[part.Season]
-		if !ok {
-			want = len(s.Phases(part.Season))
-			bySeason[part.Season] = want
-		}
-		if p.dates[part.Date] == want {
-			out.DatesComplete++
 		}
 	}
 	return out
@@ -273,7 +308,7 @@ func (d *Dispatcher) flush(ctx context.Context, dr *drive) {
 	dr.mu.Lock()
 	dirty := dr.progress.dirty
 	dr.progress.dirty = false
-	snap := dr.progress.snapshot(dr.scope, now)
+	snap := dr.progress.snapshot(now)
 	dr.mu.Unlock()
 	dr.flushed = now
 	if !dirty {

@@ -111,6 +111,10 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 		BackfillId: id, Pipeline: plan.Pipeline.Name, Kind: "activated", RequestedBy: b.Request.RequestedBy, Message: b.Request.Reason,
 		Records: int64(len(dates)),
 	}))
+	all, err := d.Store.ListBackfills(ctx)
+	if err != nil || !d.leads(all, plan.Pipeline.Name) {
+		return err // whoever drives the pipeline finds it
+	}
 	if err := d.take(ctx, id); err != nil && !fault.Is(err, fault.Conflict) {
 		return err
 	}
@@ -162,14 +166,14 @@ func (d *Dispatcher) otherOwner(ctx context.Context, pipeline, id string, dates 
 // planned is the progress of a backfill of which nothing has been done yet.
 func planned(plan *planner.Plan) backfill.Progress {
 	scope := backfill.NewScope(plan.Backfill, plan.Pipeline)
-	p := newProgress(plan.Pipeline, backfill.Progress{})
+	p := newProgress(scope, backfill.Progress{})
 	for i := range plan.Records {
 		rec := &plan.Records[i]
 		for _, ph := range scope.Phases(rec.Season) {
 			p.learn(backfill.Cell{Date: rec.Date, Phase: ph.ID}, rec.Len(), scope.Tally(rec, ph))
 		}
 	}
-	return p.snapshot(scope, plan.Backfill.CreatedAt)
+	return p.snapshot(plan.Backfill.CreatedAt)
 }
 
 // dryRun records what a request would do, and does nothing of it.

@@ -25,7 +25,7 @@ func (d *Dispatcher) settle(ctx context.Context, dr *drive) {
 	d.mu.Unlock()
 	dr.mu.Lock()
 	calls, open, st := len(dr.calling), dr.progress.open(), dr.state
-	inFlight += dr.progress.untriggered(dr.scope)
+	inFlight += dr.progress.untriggered()
 	early := d.Now().Before(dr.nextLook)
 	dr.mu.Unlock()
 	var err error
@@ -186,7 +186,7 @@ func (d *Dispatcher) closedGates(dr *drive, r *rest) []*event.Event {
 func (d *Dispatcher) end(ctx context.Context, dr *drive, st backfill.State, r *rest) error {
 	now := d.Now()
 	dr.mu.Lock()
-	snap := dr.progress.snapshot(dr.scope, now)
+	snap := dr.progress.snapshot(now)
 	dr.mu.Unlock()
 	snap.ETA = time.Time{}
 	if r != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/user"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -30,6 +31,9 @@ func (a *app) control(action, short string) *cobra.Command {
 	cmd.Flags().StringVar(&m.Reason, "reason", "", "why, for the record")
 	cmd.Flags().StringVar(&m.RequestedBy, "by", "", "who, for the record; default: you")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has taken effect")
+	if action == "limit" {
+		limits(cmd, m)
+	}
 	if action == "retry" || action == "waive" {
 		cmd.Flags().StringSliceVar(&m.Dates, "dates", nil, "only these dates")
 		cmd.Flags().StringSliceVar(&m.Processors, "processors", nil, "only these processors")
@@ -43,15 +47,54 @@ func (a *app) control(action, short string) *cobra.Command {
 	return cmd
 }
 
+// limits adds the flags of sluice limit.
+func limits(cmd *cobra.Command, m *pb.BackfillControlled) {
+	var flags []string
+	cmd.Flags().StringArrayVar(&flags, "limit", nil, "PHASE.max_processors=N or PHASE.max_dates=N, may be given again; 0 is the pipeline's own")
+	_ = cmd.MarkFlagRequired("limit")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		parsed, err := parseLimits(flags)
+		if err != nil {
+			return err
+		}
+		m.Limits = map[string]*pb.PhaseLimits{}
+		for name, v := range parsed {
+			phase, field, _ := strings.Cut(name, ".")
+			if m.Limits[phase] == nil {
+				m.Limits[phase] = new(pb.PhaseLimits)
+			}
+			switch n := int32(v); {
+			case float64(n) != v || n < 0:
+				return fmt.Errorf("--limit %s=%v: it must be a whole number, not below zero", name, v)
+			case field == "max_processors":
+				m.Limits[phase].MaxProcessors = n
+			case field == "max_dates":
+				m.Limits[phase].MaxDates = n
+			default:
+				return fmt.Errorf("--limit %s: there is no such limit: use PHASE.max_processors or PHASE.max_dates", name)
+			}
+		}
+		return nil
+	}
+}
+
 // settled are the states that show that an action has taken effect.
-func settled(action, state string, before *pb.Backfill, now *pb.Backfill) bool {
-	switch action {
+func settled(m *pb.BackfillControlled, before *pb.Backfill, now *pb.Backfill) bool {
+	state := now.GetState()
+	switch m.GetAction() {
 	case "pause":
 		return state == "paused" || ended(state)
 	case "resume":
 		return state == "active" || ended(state)
 	case "cancel":
 		return ended(state)
+	case "limit":
+		for phase, l := range m.GetLimits() {
+			if got := now.GetLimits()[phase]; got.GetMaxDates() != l.GetMaxDates() || got.GetMaxProcessors() != l.GetMaxProcessors() {
+				return ended(state)
+			}
+		}
+		return true
 	default: // retry and waive reopen an ended backfill, or leave a notice
 		return !ended(before.GetState()) || !ended(state) || len(now.GetNotices()) > len(before.GetNotices()) ||
 			!now.GetFinishedAt().AsTime().Equal(before.GetFinishedAt().AsTime())
@@ -68,7 +111,7 @@ func (a *app) runControl(ctx context.Context, m *pb.BackfillControlled, wait boo
 		return err
 	}
 	before, now := answer.Msg.GetBackfill(), answer.Msg.GetBackfill()
-	for pause := 10 * time.Millisecond; wait && !settled(m.GetAction(), now.GetState(), before, now); pause = min(2*pause, 500*time.Millisecond) {
+	for pause := 10 * time.Millisecond; wait && !settled(m, before, now); pause = min(2*pause, 500*time.Millisecond) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -125,7 +125,7 @@ func (a *app) showPlan(m *pb.PlanResponse) error {
 		return err
 	}
 	gantt(a.Out, p)
-	limits(a.Out, p)
+	limitTable(a.Out, p)
 	criticalPath(a.Out, p)
 	spend(a.Out, p)
 	for _, n := range p.GetNotes() {
@@ -163,7 +163,7 @@ func gantt(out io.Writer, p *pb.Plan) {
 	_ = w.Flush()
 }
 
-func limits(out io.Writer, p *pb.Plan) {
+func limitTable(out io.Writer, p *pb.Plan) {
 	bounds := map[string]float64{}
 	for _, b := range p.GetBounds() {
 		bounds[b.GetName()] = b.GetSeconds()

@@ -123,7 +123,7 @@ func (l *Local) open(ctx context.Context) (err error) {
 	l.dispatch = dispatch.New(dispatch.Options{
 		Store: l.state, Bus: l.bus, Planner: plans,
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "local", LeaseTTL: 30 * time.Second,
-		Tick: l.opts.Tick, Grace: l.opts.Grace,
+		Tick: l.opts.Tick, Grace: l.opts.Grace, Gather: 100 * time.Millisecond,
 	})
 	return nil
 }

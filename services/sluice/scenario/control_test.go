@@ -216,3 +216,46 @@ func TestLateFailuresUndoNothing(t *testing.T) {
 	assertAllDone(t, w.platform, w.dates(3))
 	assertOrder(t, w.platform, w.dates(3))
 }
+
+func TestLimitsOfARunningBackfill(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, platform.Options{Speed: 100, Seed: 3})
+	w.start()
+	w.submit("limited", 40)
+	w.finished(30)
+	for _, bad := range [][]string{
+		{"nowhere.max_dates=1", "unknown phase"}, {"phase_1_scrape.max_processors=211", "may only lower"}, {"phase_1_scrape.max_processors", "NAME=NUMBER"},
+		{"phase_1_scrape.speed=1", "no such limit"}, {"phase_1_scrape.max_dates=-1", "not below zero"},
+	} {
+		if a := w.sluice("limit", "limited", "--limit", bad[0]); a.code != 1 || !contains(a.err, bad[1]) {
+			t.Errorf("%s: exit %d, %s", bad[0], a.code, a.err)
+		}
+	}
+	w.must("limit", "limited", "--limit", "phase_1_scrape.max_processors=2", "--wait")
+	eventually(t, 10*time.Second, "no more than two scrapes are in flight", func() bool { return w.scrapes() <= 2 })
+	until := time.Now().Add(500 * time.Millisecond) // about 25 scrapes
+	for time.Now().Before(until) {
+		if n := w.scrapes(); n > 2 {
+			t.Fatalf("%d scrapes in flight", n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	w.must("limit", "limited", "--limit", "phase_1_scrape.max_processors=0", "--wait")
+	eventually(t, 10*time.Second, "more scrapes are in flight", func() bool { return w.scrapes() > 2 })
+	w.must("watch", "limited")
+	assertAllDone(t, w.platform, w.dates(40))
+	if a := w.sluice("limit", "limited", "--limit", "phase_1_scrape.max_processors=2"); a.code != 1 || !contains(a.err, "no effect") {
+		t.Errorf("a backfill that has ended: exit %d, %s", a.code, a.err)
+	}
+}
+
+// scrapes counts the scrapes in flight.
+func (w *world) scrapes() int {
+	n := 0
+	for _, c := range w.platform.Calls() {
+		if c.Path == "/scrape" && c.Answered.IsZero() {
+			n++
+		}
+	}
+	return n
+}

@@ -1409,6 +1409,94 @@ func (x *WatchResponse) GetDates() []*DateStatus {
 	return nil
 }
 
+type EventsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BackfillId    string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *EventsRequest) GetBackfillId() string {
+	if x != nil {
+		return x.BackfillId
+	}
+	return ""
+}
+
+type EventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         *BackfillEvent         `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsResponse) Reset() {
+	*x = EventsResponse{}
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsResponse) ProtoMessage() {}
+
+func (x *EventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
+func (*EventsResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *EventsResponse) GetEvent() *BackfillEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
 type ControlResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Backfill      *Backfill              `protobuf:"bytes,1,opt,name=backfill,proto3" json:"backfill,omitempty"`
@@ -1418,7 +1506,7 @@ type ControlResponse struct {
 
 func (x *ControlResponse) Reset() {
 	*x = ControlResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1518,7 @@ func (x *ControlResponse) String() string {
 func (*ControlResponse) ProtoMessage() {}
 
 func (x *ControlResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1531,7 @@ func (x *ControlResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlResponse.ProtoReflect.Descriptor instead.
 func (*ControlResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ControlResponse) GetBackfill() *Backfill {
@@ -1479,14 +1567,16 @@ type Backfill struct {
 	// Controls that had no effect, and why; the newest last.
 	Notices []string `protobuf:"bytes,17,rep,name=notices,proto3" json:"notices,omitempty"`
 	// Failed attempts that were retried.
-	Retries       int32 `protobuf:"varint,18,opt,name=retries,proto3" json:"retries,omitempty"`
+	Retries int32 `protobuf:"varint,18,opt,name=retries,proto3" json:"retries,omitempty"`
+	// Limits below the pipeline's, as the request or a later control set them.
+	Limits        map[string]*PhaseLimits `protobuf:"bytes,19,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backfill) Reset() {
 	*x = Backfill{}
-	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1588,7 @@ func (x *Backfill) String() string {
 func (*Backfill) ProtoMessage() {}
 
 func (x *Backfill) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1601,7 @@ func (x *Backfill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backfill.ProtoReflect.Descriptor instead.
 func (*Backfill) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Backfill) GetId() string {
@@ -1640,6 +1730,13 @@ func (x *Backfill) GetRetries() int32 {
 	return 0
 }
 
+func (x *Backfill) GetLimits() map[string]*PhaseLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type DateCounts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Total         int32                  `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
@@ -1652,7 +1749,7 @@ type DateCounts struct {
 
 func (x *DateCounts) Reset() {
 	*x = DateCounts{}
-	mi := &file_sluice_v1_api_proto_msgTypes[24]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1761,7 @@ func (x *DateCounts) String() string {
 func (*DateCounts) ProtoMessage() {}
 
 func (x *DateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[24]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1774,7 @@ func (x *DateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateCounts.ProtoReflect.Descriptor instead.
 func (*DateCounts) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DateCounts) GetTotal() int32 {
@@ -1719,7 +1816,7 @@ type PhaseProgress struct {
 
 func (x *PhaseProgress) Reset() {
 	*x = PhaseProgress{}
-	mi := &file_sluice_v1_api_proto_msgTypes[25]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1828,7 @@ func (x *PhaseProgress) String() string {
 func (*PhaseProgress) ProtoMessage() {}
 
 func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[25]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1841,7 @@ func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseProgress.ProtoReflect.Descriptor instead.
 func (*PhaseProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PhaseProgress) GetId() string {
@@ -1779,7 +1876,7 @@ type DateStatus struct {
 
 func (x *DateStatus) Reset() {
 	*x = DateStatus{}
-	mi := &file_sluice_v1_api_proto_msgTypes[26]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1888,7 @@ func (x *DateStatus) String() string {
 func (*DateStatus) ProtoMessage() {}
 
 func (x *DateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[26]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1901,7 @@ func (x *DateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateStatus.ProtoReflect.Descriptor instead.
 func (*DateStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DateStatus) GetDate() string {
@@ -1841,7 +1938,7 @@ type DatePhase struct {
 
 func (x *DatePhase) Reset() {
 	*x = DatePhase{}
-	mi := &file_sluice_v1_api_proto_msgTypes[27]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1950,7 @@ func (x *DatePhase) String() string {
 func (*DatePhase) ProtoMessage() {}
 
 func (x *DatePhase) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[27]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1963,7 @@ func (x *DatePhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DatePhase.ProtoReflect.Descriptor instead.
 func (*DatePhase) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DatePhase) GetId() string {
@@ -1913,7 +2010,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_sluice_v1_api_proto_msgTypes[28]
+	mi := &file_sluice_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2022,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[28]
+	mi := &file_sluice_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2035,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Failure) GetDate() string {
@@ -2007,7 +2104,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sluice_v1_api_proto_msgTypes[29]
+	mi := &file_sluice_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2116,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[29]
+	mi := &file_sluice_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2129,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Cell) GetDate() string {
@@ -2170,9 +2267,14 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\rinclude_dates\x18\x02 \x01(\bR\fincludeDates\"m\n" +
 	"\rWatchResponse\x12/\n" +
 	"\bbackfill\x18\x01 \x01(\v2\x13.sluice.v1.BackfillR\bbackfill\x12+\n" +
-	"\x05dates\x18\x02 \x03(\v2\x15.sluice.v1.DateStatusR\x05dates\"B\n" +
+	"\x05dates\x18\x02 \x03(\v2\x15.sluice.v1.DateStatusR\x05dates\"0\n" +
+	"\rEventsRequest\x12\x1f\n" +
+	"\vbackfill_id\x18\x01 \x01(\tR\n" +
+	"backfillId\"@\n" +
+	"\x0eEventsResponse\x12.\n" +
+	"\x05event\x18\x01 \x01(\v2\x18.sluice.v1.BackfillEventR\x05event\"B\n" +
 	"\x0fControlResponse\x12/\n" +
-	"\bbackfill\x18\x01 \x01(\v2\x13.sluice.v1.BackfillR\bbackfill\"\xf0\x04\n" +
+	"\bbackfill\x18\x01 \x01(\v2\x13.sluice.v1.BackfillR\bbackfill\"\xfc\x05\n" +
 	"\bBackfill\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bpipeline\x18\x02 \x01(\tR\bpipeline\x12\x14\n" +
@@ -2194,7 +2296,11 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\x06reason\x18\x0f \x01(\tR\x06reason\x12\x17\n" +
 	"\adry_run\x18\x10 \x01(\bR\x06dryRun\x12\x18\n" +
 	"\anotices\x18\x11 \x03(\tR\anotices\x12\x18\n" +
-	"\aretries\x18\x12 \x01(\x05R\aretries\"p\n" +
+	"\aretries\x18\x12 \x01(\x05R\aretries\x127\n" +
+	"\x06limits\x18\x13 \x03(\v2\x1f.sluice.v1.Backfill.LimitsEntryR\x06limits\x1aQ\n" +
+	"\vLimitsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.v1.PhaseLimitsR\x05value:\x028\x01\"p\n" +
 	"\n" +
 	"DateCounts\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x1a\n" +
@@ -2227,7 +2333,7 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\fblocks_total\x18\b \x01(\x05R\vblocksTotal\"0\n" +
 	"\x04Cell\x12\x12\n" +
 	"\x04date\x18\x01 \x01(\tR\x04date\x12\x14\n" +
-	"\x05phase\x18\x02 \x01(\tR\x05phase2\xe0\x04\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase2\xa1\x05\n" +
 	"\x0fBackfillService\x12=\n" +
 	"\x04Plan\x12\x1c.sluice.v1.BackfillRequested\x1a\x17.sluice.v1.PlanResponse\x12?\n" +
 	"\bSimulate\x12\x1a.sluice.v1.SimulateRequest\x1a\x17.sluice.v1.PlanResponse\x12A\n" +
@@ -2236,7 +2342,8 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\x04List\x12\x16.sluice.v1.ListRequest\x1a\x17.sluice.v1.ListResponse\x12F\n" +
 	"\tListDates\x12\x1b.sluice.v1.ListDatesRequest\x1a\x1c.sluice.v1.ListDatesResponse\x12O\n" +
 	"\fListFailures\x12\x1e.sluice.v1.ListFailuresRequest\x1a\x1f.sluice.v1.ListFailuresResponse\x12<\n" +
-	"\x05Watch\x12\x17.sluice.v1.WatchRequest\x1a\x18.sluice.v1.WatchResponse0\x01\x12D\n" +
+	"\x05Watch\x12\x17.sluice.v1.WatchRequest\x1a\x18.sluice.v1.WatchResponse0\x01\x12?\n" +
+	"\x06Events\x12\x18.sluice.v1.EventsRequest\x1a\x19.sluice.v1.EventsResponse0\x01\x12D\n" +
 	"\aControl\x12\x1d.sluice.v1.BackfillControlled\x1a\x1a.sluice.v1.ControlResponseB)Z'sluice.dev/proto/gen/sluice/v1;sluicev1b\x06proto3"
 
 var (
@@ -2251,7 +2358,7 @@ func file_sluice_v1_api_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_api_proto_rawDescData
 }
 
-var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sluice_v1_api_proto_goTypes = []any{
 	(*SimulateRequest)(nil),       // 0: sluice.v1.SimulateRequest
 	(*PlanResponse)(nil),          // 1: sluice.v1.PlanResponse
@@ -2275,23 +2382,28 @@ var file_sluice_v1_api_proto_goTypes = []any{
 	(*ListFailuresResponse)(nil),  // 19: sluice.v1.ListFailuresResponse
 	(*WatchRequest)(nil),          // 20: sluice.v1.WatchRequest
 	(*WatchResponse)(nil),         // 21: sluice.v1.WatchResponse
-	(*ControlResponse)(nil),       // 22: sluice.v1.ControlResponse
-	(*Backfill)(nil),              // 23: sluice.v1.Backfill
-	(*DateCounts)(nil),            // 24: sluice.v1.DateCounts
-	(*PhaseProgress)(nil),         // 25: sluice.v1.PhaseProgress
-	(*DateStatus)(nil),            // 26: sluice.v1.DateStatus
-	(*DatePhase)(nil),             // 27: sluice.v1.DatePhase
-	(*Failure)(nil),               // 28: sluice.v1.Failure
-	(*Cell)(nil),                  // 29: sluice.v1.Cell
-	nil,                           // 30: sluice.v1.SimulateRequest.LimitsEntry
-	(*BackfillRequested)(nil),     // 31: sluice.v1.BackfillRequested
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*Tally)(nil),                 // 33: sluice.v1.Tally
-	(*BackfillControlled)(nil),    // 34: sluice.v1.BackfillControlled
+	(*EventsRequest)(nil),         // 22: sluice.v1.EventsRequest
+	(*EventsResponse)(nil),        // 23: sluice.v1.EventsResponse
+	(*ControlResponse)(nil),       // 24: sluice.v1.ControlResponse
+	(*Backfill)(nil),              // 25: sluice.v1.Backfill
+	(*DateCounts)(nil),            // 26: sluice.v1.DateCounts
+	(*PhaseProgress)(nil),         // 27: sluice.v1.PhaseProgress
+	(*DateStatus)(nil),            // 28: sluice.v1.DateStatus
+	(*DatePhase)(nil),             // 29: sluice.v1.DatePhase
+	(*Failure)(nil),               // 30: sluice.v1.Failure
+	(*Cell)(nil),                  // 31: sluice.v1.Cell
+	nil,                           // 32: sluice.v1.SimulateRequest.LimitsEntry
+	nil,                           // 33: sluice.v1.Backfill.LimitsEntry
+	(*BackfillRequested)(nil),     // 34: sluice.v1.BackfillRequested
+	(*BackfillEvent)(nil),         // 35: sluice.v1.BackfillEvent
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*Tally)(nil),                 // 37: sluice.v1.Tally
+	(*PhaseLimits)(nil),           // 38: sluice.v1.PhaseLimits
+	(*BackfillControlled)(nil),    // 39: sluice.v1.BackfillControlled
 }
 var file_sluice_v1_api_proto_depIdxs = []int32{
-	31, // 0: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
-	30, // 1: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
+	34, // 0: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
+	32, // 1: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
 	2,  // 2: sluice.v1.PlanResponse.plan:type_name -> sluice.v1.Plan
 	3,  // 3: sluice.v1.Plan.makespan:type_name -> sluice.v1.Makespan
 	4,  // 4: sluice.v1.Plan.bounds:type_name -> sluice.v1.Bound
@@ -2301,44 +2413,49 @@ var file_sluice_v1_api_proto_depIdxs = []int32{
 	8,  // 8: sluice.v1.Plan.spend:type_name -> sluice.v1.Spend
 	10, // 9: sluice.v1.Plan.durations:type_name -> sluice.v1.ExpectedDuration
 	9,  // 10: sluice.v1.Spend.parts:type_name -> sluice.v1.SpendPart
-	23, // 11: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
-	23, // 12: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
-	26, // 13: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
-	28, // 14: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
-	23, // 15: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
-	26, // 16: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
-	23, // 17: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
-	32, // 18: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
-	32, // 19: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
-	24, // 20: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
-	25, // 21: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
-	32, // 22: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
-	33, // 23: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
-	27, // 24: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
-	29, // 25: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
-	31, // 26: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
-	0,  // 27: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
-	31, // 28: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
-	12, // 29: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
-	14, // 30: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
-	16, // 31: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
-	18, // 32: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
-	20, // 33: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
-	34, // 34: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
-	1,  // 35: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
-	1,  // 36: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
-	11, // 37: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
-	13, // 38: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
-	15, // 39: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
-	17, // 40: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
-	19, // 41: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
-	21, // 42: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
-	22, // 43: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
-	35, // [35:44] is the sub-list for method output_type
-	26, // [26:35] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	25, // 11: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
+	25, // 12: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
+	28, // 13: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
+	30, // 14: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
+	25, // 15: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
+	28, // 16: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
+	35, // 17: sluice.v1.EventsResponse.event:type_name -> sluice.v1.BackfillEvent
+	25, // 18: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
+	36, // 19: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
+	36, // 20: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
+	26, // 21: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
+	27, // 22: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
+	36, // 23: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
+	33, // 24: sluice.v1.Backfill.limits:type_name -> sluice.v1.Backfill.LimitsEntry
+	37, // 25: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
+	29, // 26: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
+	31, // 27: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
+	38, // 28: sluice.v1.Backfill.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
+	34, // 29: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
+	0,  // 30: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
+	34, // 31: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
+	12, // 32: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
+	14, // 33: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
+	16, // 34: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
+	18, // 35: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
+	20, // 36: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
+	22, // 37: sluice.v1.BackfillService.Events:input_type -> sluice.v1.EventsRequest
+	39, // 38: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
+	1,  // 39: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
+	1,  // 40: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
+	11, // 41: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
+	13, // 42: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
+	15, // 43: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
+	17, // 44: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
+	19, // 45: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
+	21, // 46: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
+	23, // 47: sluice.v1.BackfillService.Events:output_type -> sluice.v1.EventsResponse
+	24, // 48: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
+	39, // [39:49] is the sub-list for method output_type
+	29, // [29:39] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_api_proto_init() }
@@ -2354,7 +2471,7 @@ func file_sluice_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_api_proto_rawDesc), len(file_sluice_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

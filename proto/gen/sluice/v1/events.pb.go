@@ -344,15 +344,17 @@ func (x *PhaseLimits) GetMaxProcessors() int32 {
 
 // BackfillControlled steers a backfill. Topic backfill-controls, type sluice.backfill.controlled.v1.
 type BackfillControlled struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	BackfillId    string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
-	Action        string                 `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
-	Dates         []string               `protobuf:"bytes,3,rep,name=dates,proto3" json:"dates,omitempty"`
-	Phases        []string               `protobuf:"bytes,4,rep,name=phases,proto3" json:"phases,omitempty"`
-	Phase         string                 `protobuf:"bytes,5,opt,name=phase,proto3" json:"phase,omitempty"`
-	Processors    []string               `protobuf:"bytes,6,rep,name=processors,proto3" json:"processors,omitempty"`
-	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	RequestedBy   string                 `protobuf:"bytes,8,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	BackfillId  string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
+	Action      string                 `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	Dates       []string               `protobuf:"bytes,3,rep,name=dates,proto3" json:"dates,omitempty"`
+	Phases      []string               `protobuf:"bytes,4,rep,name=phases,proto3" json:"phases,omitempty"`
+	Phase       string                 `protobuf:"bytes,5,opt,name=phase,proto3" json:"phase,omitempty"`
+	Processors  []string               `protobuf:"bytes,6,rep,name=processors,proto3" json:"processors,omitempty"`
+	Reason      string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	RequestedBy string                 `protobuf:"bytes,8,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	// For limit: phases with their new limits; 0 is the pipeline's own.
+	Limits        map[string]*PhaseLimits `protobuf:"bytes,9,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -441,6 +443,13 @@ func (x *BackfillControlled) GetRequestedBy() string {
 		return x.RequestedBy
 	}
 	return ""
+}
+
+func (x *BackfillControlled) GetLimits() map[string]*PhaseLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
 }
 
 // ProcessorCompleted reports one attempt. Topic processor-completions, type sluice.processor.completed.v1.
@@ -1103,7 +1112,7 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"\x03end\x18\x02 \x01(\tR\x03end\"Q\n" +
 	"\vPhaseLimits\x12\x1b\n" +
 	"\tmax_dates\x18\x01 \x01(\x05R\bmaxDates\x12%\n" +
-	"\x0emax_processors\x18\x02 \x01(\x05R\rmaxProcessors\"\xec\x01\n" +
+	"\x0emax_processors\x18\x02 \x01(\x05R\rmaxProcessors\"\x82\x03\n" +
 	"\x12BackfillControlled\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\x12\x16\n" +
@@ -1115,7 +1124,11 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"processors\x18\x06 \x03(\tR\n" +
 	"processors\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12!\n" +
-	"\frequested_by\x18\b \x01(\tR\vrequestedBy\"\xf2\x03\n" +
+	"\frequested_by\x18\b \x01(\tR\vrequestedBy\x12A\n" +
+	"\x06limits\x18\t \x03(\v2).sluice.v1.BackfillControlled.LimitsEntryR\x06limits\x1aQ\n" +
+	"\vLimitsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.v1.PhaseLimitsR\x05value:\x028\x01\"\xf2\x03\n" +
 	"\x12ProcessorCompleted\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\x12\x1a\n" +
@@ -1201,7 +1214,7 @@ func file_sluice_v1_events_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_events_proto_rawDescData
 }
 
-var file_sluice_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_sluice_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sluice_v1_events_proto_goTypes = []any{
 	(*BackfillRequested)(nil),     // 0: sluice.v1.BackfillRequested
 	(*DateSelection)(nil),         // 1: sluice.v1.DateSelection
@@ -1214,23 +1227,26 @@ var file_sluice_v1_events_proto_goTypes = []any{
 	(*Tally)(nil),                 // 8: sluice.v1.Tally
 	(*BackfillEvent)(nil),         // 9: sluice.v1.BackfillEvent
 	nil,                           // 10: sluice.v1.BackfillRequested.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	nil,                           // 11: sluice.v1.BackfillControlled.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_sluice_v1_events_proto_depIdxs = []int32{
 	1,  // 0: sluice.v1.BackfillRequested.dates:type_name -> sluice.v1.DateSelection
 	10, // 1: sluice.v1.BackfillRequested.limits:type_name -> sluice.v1.BackfillRequested.LimitsEntry
 	2,  // 2: sluice.v1.DateSelection.range:type_name -> sluice.v1.DateRange
-	11, // 3: sluice.v1.ProcessorCompleted.started_at:type_name -> google.protobuf.Timestamp
-	11, // 4: sluice.v1.ProcessorCompleted.finished_at:type_name -> google.protobuf.Timestamp
-	8,  // 5: sluice.v1.PhaseProgressed.tally:type_name -> sluice.v1.Tally
-	11, // 6: sluice.v1.PhaseProgressed.at:type_name -> google.protobuf.Timestamp
-	11, // 7: sluice.v1.BackfillEvent.at:type_name -> google.protobuf.Timestamp
-	3,  // 8: sluice.v1.BackfillRequested.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	11, // 3: sluice.v1.BackfillControlled.limits:type_name -> sluice.v1.BackfillControlled.LimitsEntry
+	12, // 4: sluice.v1.ProcessorCompleted.started_at:type_name -> google.protobuf.Timestamp
+	12, // 5: sluice.v1.ProcessorCompleted.finished_at:type_name -> google.protobuf.Timestamp
+	8,  // 6: sluice.v1.PhaseProgressed.tally:type_name -> sluice.v1.Tally
+	12, // 7: sluice.v1.PhaseProgressed.at:type_name -> google.protobuf.Timestamp
+	12, // 8: sluice.v1.BackfillEvent.at:type_name -> google.protobuf.Timestamp
+	3,  // 9: sluice.v1.BackfillRequested.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
+	3,  // 10: sluice.v1.BackfillControlled.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_events_proto_init() }
@@ -1246,7 +1262,7 @@ func file_sluice_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_events_proto_rawDesc), len(file_sluice_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

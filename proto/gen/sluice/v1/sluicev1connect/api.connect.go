@@ -52,6 +52,8 @@ const (
 	BackfillServiceListFailuresProcedure = "/sluice.v1.BackfillService/ListFailures"
 	// BackfillServiceWatchProcedure is the fully-qualified name of the BackfillService's Watch RPC.
 	BackfillServiceWatchProcedure = "/sluice.v1.BackfillService/Watch"
+	// BackfillServiceEventsProcedure is the fully-qualified name of the BackfillService's Events RPC.
+	BackfillServiceEventsProcedure = "/sluice.v1.BackfillService/Events"
 	// BackfillServiceControlProcedure is the fully-qualified name of the BackfillService's Control RPC.
 	BackfillServiceControlProcedure = "/sluice.v1.BackfillService/Control"
 )
@@ -72,6 +74,8 @@ type BackfillServiceClient interface {
 	ListFailures(context.Context, *connect.Request[v1.ListFailuresRequest]) (*connect.Response[v1.ListFailuresResponse], error)
 	// Watch sends the backfill at once and again whenever it changes, until it has ended.
 	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
+	// Events sends the journal of a backfill, the oldest line first, as far as it is written.
+	Events(context.Context, *connect.Request[v1.EventsRequest]) (*connect.ServerStreamForClient[v1.EventsResponse], error)
 	// Control publishes a control once it is known to make sense for the backfill.
 	Control(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error)
 }
@@ -135,6 +139,12 @@ func NewBackfillServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(backfillServiceMethods.ByName("Watch")),
 			connect.WithClientOptions(opts...),
 		),
+		events: connect.NewClient[v1.EventsRequest, v1.EventsResponse](
+			httpClient,
+			baseURL+BackfillServiceEventsProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("Events")),
+			connect.WithClientOptions(opts...),
+		),
 		control: connect.NewClient[v1.BackfillControlled, v1.ControlResponse](
 			httpClient,
 			baseURL+BackfillServiceControlProcedure,
@@ -154,6 +164,7 @@ type backfillServiceClient struct {
 	listDates    *connect.Client[v1.ListDatesRequest, v1.ListDatesResponse]
 	listFailures *connect.Client[v1.ListFailuresRequest, v1.ListFailuresResponse]
 	watch        *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	events       *connect.Client[v1.EventsRequest, v1.EventsResponse]
 	control      *connect.Client[v1.BackfillControlled, v1.ControlResponse]
 }
 
@@ -197,6 +208,11 @@ func (c *backfillServiceClient) Watch(ctx context.Context, req *connect.Request[
 	return c.watch.CallServerStream(ctx, req)
 }
 
+// Events calls sluice.v1.BackfillService.Events.
+func (c *backfillServiceClient) Events(ctx context.Context, req *connect.Request[v1.EventsRequest]) (*connect.ServerStreamForClient[v1.EventsResponse], error) {
+	return c.events.CallServerStream(ctx, req)
+}
+
 // Control calls sluice.v1.BackfillService.Control.
 func (c *backfillServiceClient) Control(ctx context.Context, req *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error) {
 	return c.control.CallUnary(ctx, req)
@@ -218,6 +234,8 @@ type BackfillServiceHandler interface {
 	ListFailures(context.Context, *connect.Request[v1.ListFailuresRequest]) (*connect.Response[v1.ListFailuresResponse], error)
 	// Watch sends the backfill at once and again whenever it changes, until it has ended.
 	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
+	// Events sends the journal of a backfill, the oldest line first, as far as it is written.
+	Events(context.Context, *connect.Request[v1.EventsRequest], *connect.ServerStream[v1.EventsResponse]) error
 	// Control publishes a control once it is known to make sense for the backfill.
 	Control(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error)
 }
@@ -277,6 +295,12 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 		connect.WithSchema(backfillServiceMethods.ByName("Watch")),
 		connect.WithHandlerOptions(opts...),
 	)
+	backfillServiceEventsHandler := connect.NewServerStreamHandler(
+		BackfillServiceEventsProcedure,
+		svc.Events,
+		connect.WithSchema(backfillServiceMethods.ByName("Events")),
+		connect.WithHandlerOptions(opts...),
+	)
 	backfillServiceControlHandler := connect.NewUnaryHandler(
 		BackfillServiceControlProcedure,
 		svc.Control,
@@ -301,6 +325,8 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 			backfillServiceListFailuresHandler.ServeHTTP(w, r)
 		case BackfillServiceWatchProcedure:
 			backfillServiceWatchHandler.ServeHTTP(w, r)
+		case BackfillServiceEventsProcedure:
+			backfillServiceEventsHandler.ServeHTTP(w, r)
 		case BackfillServiceControlProcedure:
 			backfillServiceControlHandler.ServeHTTP(w, r)
 		default:
@@ -342,6 +368,10 @@ func (UnimplementedBackfillServiceHandler) ListFailures(context.Context, *connec
 
 func (UnimplementedBackfillServiceHandler) Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Watch is not implemented"))
+}
+
+func (UnimplementedBackfillServiceHandler) Events(context.Context, *connect.Request[v1.EventsRequest], *connect.ServerStream[v1.EventsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Events is not implemented"))
 }
 
 func (UnimplementedBackfillServiceHandler) Control(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error) {

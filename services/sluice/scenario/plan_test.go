@@ -1,0 +1,279 @@
+package scenario_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sluice.dev/services/sluice/platform"
+)
+
+// planned is the part of plan -o json that scenarios look at.
+type planned struct {
+	Plan struct {
+		DatesTotal  int `json:"dates_total"`
+		DatesToDo   int `json:"dates_to_do"`
+		RunsToDo    int `json:"runs_to_do"`
+		RunsSkipped int `json:"runs_skipped"`
+		Makespan    struct {
+			P10 float64 `json:"p10_seconds"`
+			P50 float64 `json:"p50_seconds"`
+			P90 float64 `json:"p90_seconds"`
+		}
+		Bounds []struct {
+			Name    string
+			Seconds float64
+		}
+		CriticalPath []struct {
+			Wait, Processor string
+			End             float64 `json:"end_seconds"`
+		} `json:"critical_path"`
+		Limits []struct {
+			Name        string
+			Utilisation float64
+		}
+		Phases []struct {
+			ID    string
+			Start float64 `json:"start_seconds"`
+			End   float64 `json:"end_seconds"`
+		}
+		Spend struct {
+			Total float64 `json:"total_usd"`
+			Parts []struct {
+				Name, Source string
+				USD          float64
+			}
+		}
+		Durations []struct{ Phase, Processor, Source string }
+		Notes     []string
+		Throttles int
+	}
+}
+
+func (w *world) plan(args ...string) planned {
+	w.t.Helper()
+	var p planned
+	if err := json.Unmarshal([]byte(w.must(append(args, "-o", "json")...)), &p); err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+// demo starts the program with the example platform in it.
+func demo(t *testing.T, speed, seed int) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), address: freeAddress(t)}
+	w.start("--demo", "--speed", fmt.Sprint(speed), "--seed", fmt.Sprint(seed))
+	return w
+}
+
+func (w *world) request(id string, n int, more string) string {
+	dates := w.dates(n)
+	return w.write(id+".json", fmt.Sprintf(`{"backfill_id":%q,"pipeline":"nba","dates":{"range":{"start":%q,"end":%q}}%s}`, id, dates[0], dates[n-1], more))
+}
+
+// slowed is a world that runs so many times faster than the real one, with all of its limits and waits scaled.
+func slowed(t *testing.T, speed float64, o platform.Options) *world {
+	t.Helper()
+	o.Speed = speed
+	w := newWorld(t, o)
+	text, err := os.ReadFile("../../../deploy/pipelines/nba/pipeline.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := strings.NewReplacer("auth: oidc", "auth: none", "calendar: {table: nba_reference.nba_schedule,", "calendar: {file: dates.csv,", "history: {", "# history: {",
+		"${SCRAPER_URL}", w.url, "${ANALYTICS_URL}", w.url, "${PRECOMPUTE_URL}", w.url, "${COORDINATOR_URL}", w.url).Replace(string(text))
+	s = regexp.MustCompile(`(p50|p90|initial|max|timeout): ([0-9.]+(s|m))\b`).ReplaceAllStringFunc(s, func(field string) string {
+		name, value, _ := strings.Cut(field, ": ")
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name + ": " + time.Duration(float64(d)/speed).String()
+	})
+	s = regexp.MustCompile(`rate: ([0-9]+)/s`).ReplaceAllStringFunc(s, func(field string) string {
+		var n float64
+		if _, err := fmt.Sscanf(field, "rate: %g/s", &n); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("rate: %g/s", n*speed)
+	})
+	w.write("pipeline.yaml", s)
+	return w
+}
+
+// The simulator's proof: the same backfill for real ends when the plan says, within ten in a hundred. Not parallel,
+// and slow enough that the machine is not what limits it; long enough that one unlucky scrape does not decide.
+func TestThePlanPredictsTheRun(t *testing.T) { //nolint:paralleltest // see there
+	const dates = 100
+	w := slowed(t, 30, platform.Options{Seed: 1, Faults: platform.Faults{Fail: 0.01}})
+	w.start()
+	file := w.request("predicted", dates, "")
+	plan := w.plan("plan", "-f", file).Plan
+	began := time.Now()
+	w.must("submit", "-f", file)
+	w.must("watch", "predicted")
+	var last time.Time
+	for _, f := range w.platform.Finished() {
+		if f.At.After(last) {
+			last = f.At
+		}
+	}
+	assertAllDone(t, w.platform, w.dates(dates))
+	took := last.Sub(began).Seconds()
+	off := took/plan.Makespan.P50 - 1
+	t.Logf("took %.1f s, %.1f s were predicted (p10 %.1f, p90 %.1f): %+.1f %%", took, plan.Makespan.P50, plan.Makespan.P10, plan.Makespan.P90, 100*off)
+	if math.Abs(off) > 0.10 {
+		t.Errorf("the prediction is off by %+.1f %%", 100*off)
+	}
+	_, ends := w.spans(dates)
+	for i, ph := range plan.Phases {
+		var end time.Time
+		for k, at := range ends {
+			if k.phase == i && at.After(end) {
+				end = at
+			}
+		}
+		if off := end.Sub(began).Seconds()/ph.End - 1; math.Abs(off) > 0.15 {
+			t.Errorf("the end of %s is off by %+.1f %%", ph.ID, 100*off)
+		}
+	}
+}
+
+// What history knows takes the place of what the pipeline expects, and is not done again.
+func TestThePlanLearnsFromHistory(t *testing.T) {
+	t.Parallel()
+	w := demo(t, 200, 7)
+	w.must("submit", "-f", w.request("first", 12, ""))
+	w.must("watch", "first")
+	p := w.plan("plan", "-f", w.request("more", 13, "")).Plan
+	if p.DatesTotal != 13 || p.RunsSkipped != 12*31 || p.RunsToDo != 12*21+52 {
+		t.Errorf("%d dates, %d runs to do, %d skipped", p.DatesTotal, p.RunsToDo, p.RunsSkipped)
+	}
+	for _, d := range p.Durations {
+		want := "history"
+		if d.Phase == "phase_1_scrape" || d.Phase == "phase_5_predictions" { // these have no history
+			want = "expect"
+		}
+		if d.Source != want {
+			t.Errorf("the duration of %s is from %s", d.Processor, d.Source)
+		}
+	}
+}
+
+func TestPlanAndSimulate(t *testing.T) {
+	t.Parallel()
+	w := demo(t, 1, 7)
+	file := w.request("planned", 40, "")
+	p := w.plan("plan", "-f", file).Plan
+	if p.DatesTotal != 40 || p.DatesToDo != 40 || p.RunsToDo != 40*52 || p.RunsSkipped != 0 || p.Makespan.P10 > p.Makespan.P50 || p.Makespan.P50 > p.Makespan.P90 {
+		t.Errorf("%+v", p)
+	}
+	if p.Bounds[0].Name != "longest chain" && p.Bounds[0].Name != "nba_com.rate" && p.Bounds[0].Name != "phase_4_precompute.max_processors" || p.Bounds[0].Seconds > p.Makespan.P50 {
+		t.Errorf("bounds %+v", p.Bounds)
+	}
+	if last := p.CriticalPath[len(p.CriticalPath)-1]; math.Abs(last.End-p.Makespan.P50) > 1 || last.Processor != "ml_feature_store_v2" {
+		t.Errorf("the critical path ends with %+v, the run takes %v", last, p.Makespan.P50)
+	}
+	if len(p.Phases) != 4 || len(p.Limits) != 7 || len(p.Spend.Parts) != 7 || p.Spend.Total <= 0 || len(p.Notes) == 0 {
+		t.Errorf("%+v", p)
+	}
+	faster := w.plan("simulate", "-f", file, "--limit", "phase_4_precompute.max_processors=200", "--limit", "nba_com.rate=50", "--limit", "nba_com.burst=50", "--limit", "nba_com.in_flight=1000").Plan
+	slower := w.plan("simulate", "-f", file, "--order", "date_by_date", "--seeds", "1").Plan
+	worse := w.plan("simulate", "-f", file, "--fail", "0.2", "--throttle", "0.1").Plan
+	if !(faster.Makespan.P50 < p.Makespan.P50 && p.Makespan.P50 < worse.Makespan.P50 && worse.Makespan.P50 < slower.Makespan.P50) || worse.Throttles == 0 {
+		t.Errorf("faster %v, as it is %v, with failures %v, date by date %v", faster.Makespan.P50, p.Makespan.P50, worse.Makespan.P50, slower.Makespan.P50)
+	}
+	if same := w.plan("plan", "-f", file).Plan; same.Makespan != p.Makespan {
+		t.Errorf("the same plan again: %+v, before %+v", same.Makespan, p.Makespan)
+	}
+	for _, part := range []string{"lower bound", "CRITICAL PATH", "phase_4_precompute.max_processors", "██", "BigQuery on demand", "note: "} {
+		if text := w.must("plan", "-f", file); !strings.Contains(text, part) {
+			t.Errorf("the plan does not say %q:\n%s", part, text)
+		}
+	}
+	for _, bad := range [][]string{
+		{"simulate", "-f", file, "--limit", "phase_9.max_dates=1"}, {"simulate", "-f", file, "--fail", "2"}, {"simulate", "-f", file, "--order", "backwards"},
+		{"simulate", "-f", file, "--limit", "nba_com.rate"}, {"plan", "-f", w.write("bad.json", `{"pipeline":"nba","dates":{"seasons":["1999-00"]}}`)},
+		{"plan", "-f", w.write("bad2.json", `{"pipeline":"nba","dates":{}}`)}, {"plan", "-f", "/nowhere.json"},
+	} {
+		if a := w.sluice(bad...); a.code != 1 || !strings.HasPrefix(a.err, "sluice: ") || strings.Count(a.err, "\n") != 1 {
+			t.Errorf("%v: exit %d, %q", bad, a.code, a.err)
+		}
+	}
+	if list := w.must("status"); strings.Contains(list, "planned") {
+		t.Errorf("planning has left something:\n%s", list)
+	}
+}
+
+// each order, on the platform's own evidence.
+func TestOrders(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		more   string
+		barred func(a, b at) bool // b must not start before a has ended
+	}{
+		"phase_by_phase": {`,"order":"phase_by_phase"`, func(a, b at) bool { return a.phase < b.phase && (a.phase != 0 || b.phase != 1) }},
+		"date_by_date":   {`,"order":"date_by_date"`, func(a, b at) bool { return a.date < b.date }},
+		"validate_first": {`,"validate_first":2`, func(a, b at) bool { return a.date < b.date && a.date < 2 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, platform.Options{Seed: 5})
+			p := w.start()
+			const n = 5
+			w.must("submit", "-f", w.request("ordered", n, c.more))
+			w.must("watch", "ordered")
+			p.stop(syscall.SIGTERM)
+			assertAllDone(t, w.platform, w.dates(n))
+			starts, ends := w.spans(n)
+			for b, start := range starts {
+				for a, end := range ends {
+					if c.barred(a, b) && start.Before(end) {
+						t.Errorf("phase %d of date %d started %s before phase %d of date %d had ended", b.phase+1, b.date, end.Sub(start), a.phase+1, a.date)
+					}
+				}
+			}
+			if len(starts) != 3*n || len(ends) != 4*n {
+				t.Errorf("%d starts, %d ends", len(starts), len(ends))
+			}
+		})
+	}
+}
+
+// at is a phase of a date, both by position.
+type at struct{ phase, date int }
+
+// spans are when each phase of the first n dates was first called, and when its last processor ended.
+func (w *world) spans(n int) (starts, ends map[at]time.Time) {
+	dates, phase := map[string]int{}, map[string]int{}
+	for i, d := range w.dates(n) {
+		dates[d] = i
+	}
+	for i, names := range platform.Processors() {
+		for _, name := range names {
+			phase[name] = i
+		}
+	}
+	starts, ends = map[at]time.Time{}, map[at]time.Time{}
+	for _, c := range w.platform.Calls() {
+		for i, path := range paths {
+			k := at{i, dates[c.Date]}
+			if path == c.Path && (starts[k].IsZero() || c.At.Before(starts[k])) {
+				starts[k] = c.At
+			}
+		}
+	}
+	for _, f := range w.platform.Finished() {
+		if k := (at{phase[f.Processor], dates[f.Date]}); f.At.After(ends[k]) {
+			ends[k] = f.At
+		}
+	}
+	return starts, ends
+}
