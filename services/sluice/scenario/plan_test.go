@@ -111,8 +111,8 @@ func slowed(t *testing.T, speed float64, o platform.Options) *world {
 // The simulator's proof: the same backfill for real ends when the plan says, within ten in a hundred. Not parallel,
 // and slow enough that the machine is not what limits it; long enough that one unlucky scrape does not decide.
 func TestThePlanPredictsTheRun(t *testing.T) { //nolint:paralleltest // see there
-	const dates = 100
-	w := slowed(t, 30, platform.Options{Seed: 1, Faults: platform.Faults{Fail: 0.01}})
+	const dates = 150
+	w := slowed(t, 40, platform.Options{Seed: 1, Faults: platform.Faults{Fail: 0.01}})
 	w.start()
 	file := w.request("predicted", dates, "")
 	plan := w.plan("plan", "-f", file).Plan
