@@ -33,9 +33,19 @@ func (c Calendar) At(i int) Partition { return c.parts[i] }
 // All lists the partitions in date order; the caller must not change them.
 func (c Calendar) All() []Partition { return c.parts }
 
-// search is the index of the first date that is not before d.
+// search is the index of the first date that is not before d. As each date is there once, its distance from either
+// end says where it can be; without gaps that is one place.
 func (c Calendar) search(d Date) int {
-	return sort.Search(len(c.parts), func(i int) bool { return c.parts[i].Date >= d })
+	n := len(c.parts)
+	if n == 0 || d <= c.parts[0].Date {
+		return 0
+	}
+	last := c.parts[n-1].Date
+	if d > last {
+		return n
+	}
+	lo, hi := max(0, n-1-int(last-d)), min(n, int(d-c.parts[0].Date))
+	return lo + sort.Search(hi-lo, func(i int) bool { return c.parts[lo+i].Date >= d })
 }
 
 // Index finds d.

@@ -2,6 +2,7 @@ package backfill_test
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -243,4 +244,27 @@ func TestAllowance(t *testing.T) {
 	if f := s.Examine(&r, epoch.Add(time.Hour), false); len(f.Expired) != 1 {
 		t.Errorf("%+v", f)
 	}
+}
+
+func TestCalendarsAreSearchedAsBySight(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var parts []backfill.Partition
+		d := first
+		for range rapid.IntRange(0, 30).Draw(t, "dates") {
+			d += backfill.Date(rapid.IntRange(1, 3).Draw(t, "gap"))
+			parts = append(parts, backfill.Partition{Date: d})
+		}
+		c := backfill.NewCalendar(parts)
+		for x := first - 2; x <= d+2; x++ {
+			want := slices.IndexFunc(parts, func(p backfill.Partition) bool { return p.Date >= x })
+			if want < 0 {
+				want = len(parts)
+			}
+			i, ok := c.Index(x)
+			if i != want || ok != (want < len(parts) && parts[want].Date == x) {
+				t.Fatalf("%s in %v: %d, %v", x, parts, i, ok)
+			}
+		}
+	})
 }

@@ -201,6 +201,7 @@ type Scope struct {
 	Calendar Calendar
 	Dates    Calendar
 	selected map[string]bool
+	seasons  map[string][]*Phase // the phases that run, of the seasons that the dates have
 }
 
 // NewScope prepares a backfill for decisions.
@@ -213,14 +214,27 @@ func NewScope(b *Backfill, p *Pipeline) *Scope {
 		id := p.Phases[i].ID
 		s.selected[id] = len(b.Request.Phases) == 0 || slices.Contains(b.Request.Phases, id)
 	}
+	s.seasons = map[string][]*Phase{}
+	for i, part := range b.Dates.parts {
+		if i == 0 || part.Season != b.Dates.parts[i-1].Season {
+			s.seasons[part.Season] = s.phases(part.Season)
+		}
+	}
 	return s
 }
 
 // Selected says whether the backfill runs the phase.
 func (s *Scope) Selected(phase string) bool { return s.selected[phase] }
 
-// Phases lists the phases that the backfill runs in a season.
+// Phases lists the phases that the backfill runs in a season; the caller must not change the list.
 func (s *Scope) Phases(season string) []*Phase {
+	if list, ok := s.seasons[season]; ok {
+		return list
+	}
+	return s.phases(season)
+}
+
+func (s *Scope) phases(season string) []*Phase {
 	out := make([]*Phase, 0, len(s.Pipeline.Phases))
 	for i := range s.Pipeline.Phases {
 		if ph := &s.Pipeline.Phases[i]; s.selected[ph.ID] && ph.AppliesTo(season) {

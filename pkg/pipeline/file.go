@@ -40,7 +40,7 @@ type HistoryBlock struct {
 	Date      string   `json:"date"`
 	Phase     string   `json:"phase"`
 	Status    string   `json:"status"`
-	Succeeded []string `json:"succeeded" jsonschema:"minItems=1"`
+	Succeeded []string `json:"succeeded"          jsonschema:"minItems=1"`
 	Duration  string   `json:"duration,omitempty" jsonschema:"description=Column with the seconds that a run took: forecasts use its percentiles"`
 }
 

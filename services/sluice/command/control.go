@@ -60,7 +60,7 @@ func limits(cmd *cobra.Command, m *pb.BackfillControlled) {
 		m.Limits = map[string]*pb.PhaseLimits{}
 		for name, v := range parsed {
 			phase, field, _ := strings.Cut(name, ".")
-			if m.Limits[phase] == nil {
+			if m.GetLimits()[phase] == nil {
 				m.Limits[phase] = new(pb.PhaseLimits)
 			}
 			switch n := int32(v); {

@@ -30,12 +30,12 @@ type duration struct{ median, sigma float64 }
 var durations = map[string]duration{
 	"player_game_summary": {4, 0.3}, "team_offense_game_summary": {4, 0.3}, "team_defense_game_summary": {4, 0.3},
 	"upcoming_team_game_context": {7, 0.3}, "upcoming_player_game_context": {9, 0.4},
-	"team_defense_zone_analysis": mean(29, 0.25), "player_shot_zone_analysis": mean(73, 0.25), "player_composite_factors": mean(47, 0.25),
-	"player_daily_cache": mean(65, 0.25), "ml_feature_store_v2": mean(64, 0.25), "prediction_coordinator": {180, 0.2},
+	"team_defense_zone_analysis": mean(29), "player_shot_zone_analysis": mean(73), "player_composite_factors": mean(47),
+	"player_daily_cache": mean(65), "ml_feature_store_v2": mean(64), "prediction_coordinator": {180, 0.2},
 }
 
-// mean is the log-normal duration with a mean.
-func mean(m, sigma float64) duration { return duration{m * math.Exp(-sigma*sigma/2), sigma} }
+// mean is the log-normal duration of a precompute processor, by its mean.
+func mean(m float64) duration { return duration{m * math.Exp(-0.25*0.25/2), 0.25} }
 
 // analytics are phase 3's processors; the last one waits for the one before it.
 var analytics = []string{

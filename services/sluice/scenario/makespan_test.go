@@ -254,16 +254,16 @@ func (x *scripts) phase(n int, batch []backfill.Partition, before, complete map[
 func TestScriptsModel(t *testing.T) {
 	t.Parallel()
 	s := reference(t, backfill.OrderOverlap)
-	kind, real := runScripts(s, 1, true), runScripts(s, 1, false)
+	kind, old := runScripts(s, 1, true), runScripts(s, 1, false)
 	// Even so, 18 of 21 are enough for a script that reads at once.
 	if kind.lost+kind.throttled > 0 || kind.incomplete > 213 {
 		t.Errorf("the kind model: %+v", kind)
 	}
 	// All at once: what a bucket holds is all that passes. 63 batches of ten dates, one of two, 213 single dates.
-	if want := 845*21 - 63*(5+10) - (5 + 6) - 213*(5+3); real.throttled != want {
-		t.Errorf("%d calls answered 429, not %d", real.throttled, want)
+	if want := 845*21 - 63*(5+10) - (5 + 6) - 213*(5+3); old.throttled != want {
+		t.Errorf("%d calls answered 429, not %d", old.throttled, want)
 	}
-	if real.incomplete < 845 || real.took <= kind.took {
-		t.Errorf("%+v", real)
+	if old.incomplete < 845 || old.took <= kind.took {
+		t.Errorf("%+v", old)
 	}
 }

@@ -165,6 +165,13 @@ func TestThePlanLearnsFromHistory(t *testing.T) {
 			t.Errorf("the duration of %s is from %s", d.Processor, d.Source)
 		}
 	}
+	done := w.request("done", 12, `,"phases":["phase_3_analytics"]`)
+	if p := w.plan("plan", "-f", done).Plan; p.DatesToDo != 0 || p.RunsToDo != 0 || p.RunsSkipped != 60 || p.Makespan.P90 != 0 {
+		t.Errorf("a plan of what is done: %+v", p)
+	}
+	if text := w.must("plan", "-f", done); !strings.Contains(text, "0 to do of 12") || strings.Contains(text, "NaN") {
+		t.Errorf("a plan of what is done:\n%s", text)
+	}
 }
 
 func TestPlanAndSimulate(t *testing.T) {
