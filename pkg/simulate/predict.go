@@ -16,22 +16,19 @@ type Prediction struct {
 	Bounds        []Bound // of that run
 }
 
-// Predict simulates a setting under several seeds, on all cores.
+// Predict simulates a setting under several seeds, at least one, on all cores.
 func Predict(s Setting, seed uint64, seeds int) Prediction {
 	type result struct {
-		seed     uint64
-		makespan time.Duration
+		seed uint64
+		Outcome
 	}
 	results := make([]result, seeds)
-	trace := s.Trace
-	s.Trace = false
 	var wg sync.WaitGroup
 	next := make(chan int)
 	for range min(seeds, runtime.GOMAXPROCS(0)) {
 		wg.Go(func() {
 			for i := range next {
-				out := Run(s, seed+uint64(i))
-				results[i] = result{seed + uint64(i), out.Makespan}
+				results[i] = result{seed + uint64(i), Run(s, seed+uint64(i))}
 			}
 		})
 	}
@@ -40,13 +37,11 @@ func Predict(s Setting, seed uint64, seeds int) Prediction {
 	}
 	close(next)
 	wg.Wait()
-	slices.SortFunc(results, func(a, b result) int { return int(a.makespan - b.makespan) })
+	slices.SortStableFunc(results, func(a, b result) int { return cmp.Compare(a.Makespan, b.Makespan) })
 	at := func(q float64) result { return results[int(q*float64(seeds-1)+0.5)] }
-	s.Trace = trace
 	median := at(0.5)
 	return Prediction{
-		P10: at(0.1).makespan, P50: median.makespan, P90: at(0.9).makespan, Seeds: seeds,
-		Typical: Run(s, median.seed), Bounds: Bounds(s, median.seed),
+		P10: at(0.1).Makespan, P50: median.Makespan, P90: at(0.9).Makespan, Seeds: seeds, Typical: median.Outcome, Bounds: Bounds(s, median.seed),
 	}
 }
 
