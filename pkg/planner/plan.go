@@ -29,23 +29,49 @@ type Plan struct {
 	Records  []backfill.Record // one per date, with what history says is done
 }
 
+// Stage is a part of planning that fails for reasons of its own.
+type Stage struct {
+	Name string // request, calendar, history or predecessors
+	Err  error
+}
+
 // Plan resolves a request. An Invalid error lists every fault; any other may go away by itself.
 func (p *Planner) Plan(ctx context.Context, r backfill.Request, now time.Time) (*Plan, error) {
-	pl, err := p.pipeline(r)
-	if err != nil {
+	plan, stages := p.Stages(ctx, r, now)
+	var faults fault.List
+	for _, s := range stages {
+		if s.Err != nil && !fault.Is(s.Err, fault.Invalid) {
+			return nil, s.Err
+		}
+		if s.Err != nil {
+			faults = append(faults, fault.Faults(s.Err)...)
+		}
+	}
+	if err := faults.Err(); err != nil {
 		return nil, err
+	}
+	return plan, nil
+}
+
+// Stages is Plan with what came of each stage, those that could not be tried left out. The plan is nil unless all
+// of them went well.
+func (p *Planner) Stages(ctx context.Context, r backfill.Request, now time.Time) (*Plan, []Stage) {
+	pl, err := p.pipeline(r)
+	stages := []Stage{{"request", err}}
+	if pl == nil {
+		return nil, stages
 	}
 	calendar, err := p.calendar(ctx, pl, now)
-	if err != nil {
-		return nil, err
+	var dates backfill.Calendar
+	if err == nil {
+		dates, err = choose(pl, calendar, r)
 	}
-	dates, err := choose(pl, calendar, r)
-	if err != nil {
-		return nil, err
+	if stages = append(stages, Stage{"calendar", err}); err != nil {
+		return nil, stages
 	}
 	version, err := pipeline.Version(pl)
 	if err != nil {
-		return nil, err
+		return nil, append(stages, Stage{"request", err})
 	}
 	b := &backfill.Backfill{
 		ID: r.ID, Request: r, Version: version, State: backfill.StatePlanning, CreatedAt: now,
@@ -56,17 +82,18 @@ func (p *Planner) Plan(ctx context.Context, r backfill.Request, now time.Time) (
 	}
 	scope := backfill.NewScope(b, pl)
 	done, err := p.done(ctx, pl, b.Calendar)
-	if err != nil {
-		return nil, err
+	if stages = append(stages, Stage{"history", err}); err != nil {
+		return nil, stages
 	}
-	if err := missing(scope, r, done); err != nil {
-		return nil, err
+	stages = append(stages, Stage{"predecessors", missing(scope, r, done)})
+	if slices.ContainsFunc(stages, func(s Stage) bool { return s.Err != nil }) {
+		return nil, stages
 	}
 	plan := &Plan{Backfill: b, Pipeline: pl, Records: make([]backfill.Record, dates.Len())}
 	for i, part := range dates.All() {
 		plan.Records[i] = record(scope, part, r.Force, done, now)
 	}
-	return plan, nil
+	return plan, stages
 }
 
 func (p *Planner) pipeline(r backfill.Request) (*backfill.Pipeline, error) {

@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"regexp"
+	"slices"
 
 	"sluice.dev/pkg/fault"
 )
@@ -24,6 +25,16 @@ func CheckColumns(names ...string) error {
 	for _, n := range names {
 		if !columnPattern.MatchString(n) {
 			return fault.New(fault.Invalid, "%q is not a column name", n)
+		}
+	}
+	return nil
+}
+
+// MissingColumn is NotFound when a table lacks a column, and nil when it has them all.
+func MissingColumn(table string, have []string, want ...string) error {
+	for _, c := range want {
+		if !slices.Contains(have, c) {
+			return fault.New(fault.NotFound, "table %s has no column %q", table, c)
 		}
 	}
 	return nil

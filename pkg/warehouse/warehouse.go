@@ -20,6 +20,8 @@ type Warehouse interface {
 	// Done calls f for every run with from <= date <= to that the history records as succeeded, with one
 	// query, in no particular order and possibly more than once.
 	Done(ctx context.Context, h backfill.HistorySource, from, to backfill.Date, f func(Run)) error
+	// Columns lists the columns of a table, in no particular order.
+	Columns(ctx context.Context, table string) ([]string, error)
 	// Durations says how long the succeeded runs with from <= date <= to took, for each processor that has some,
 	// in order of phase and processor. Runs without a duration above zero are ignored. Without a duration column it
 	// is empty.

@@ -7,8 +7,10 @@ import (
 	"os"
 	"time"
 
+	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/gcp"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/services/console/api"
 )
@@ -26,6 +28,11 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		return err
 	}
 	defer drivers.Close() //nolint:errcheck // the process ends
-	server := api.New(drivers.State, drivers.Bus, &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse, Latency: planner.CloudLatency}, log, time.Now)
+	before := &preflight.Preflight{
+		Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse, Latency: planner.CloudLatency},
+		Owners:  drivers.State, Probe: preflight.Prober(gcp.Tokens(), time.Second),
+		Topics: drivers.Bus.Checker([]string{event.TopicRequests, event.TopicControls}),
+	}
+	server := api.New(drivers.State, drivers.Bus, before, log, time.Now)
 	return serve.Run(ctx, c, drivers.Bus, nil, nil, server.Handler())
 }

@@ -130,32 +130,36 @@ func quote(name string) string { return "`" + name + "`" }
 
 // check makes sure that names are identifiers and exist, so that a mistake in a pipeline is told in its words.
 func (w *Warehouse) check(ctx context.Context, table string, columns ...string) error {
-	if w.closed.Load() {
-		return fault.New(fault.Unavailable, "the warehouse is closed")
-	}
-	if err := warehouse.CheckTable(table); err != nil {
-		return err
-	}
 	if err := warehouse.CheckColumns(columns...); err != nil {
 		return err
 	}
+	have, err := w.Columns(ctx, table)
+	if err != nil {
+		return err
+	}
+	return warehouse.MissingColumn(table, have, columns...)
+}
+
+// Columns implements warehouse.Warehouse.
+func (w *Warehouse) Columns(ctx context.Context, table string) ([]string, error) {
+	if w.closed.Load() {
+		return nil, fault.New(fault.Unavailable, "the warehouse is closed")
+	}
+	if err := warehouse.CheckTable(table); err != nil {
+		return nil, err
+	}
 	meta, err := w.table(table).Metadata(ctx)
 	if fault.Is(wrap(err, ""), fault.NotFound) && err != nil {
-		return fault.New(fault.NotFound, "there is no table %s", table)
+		return nil, fault.New(fault.NotFound, "there is no table %s", table)
 	}
 	if err != nil {
-		return wrap(err, "looking at table %s", table)
+		return nil, wrap(err, "looking at table %s", table)
 	}
-	have := map[string]bool{}
-	for _, f := range meta.Schema {
-		have[f.Name] = true
+	out := make([]string, len(meta.Schema))
+	for i, f := range meta.Schema {
+		out[i] = f.Name
 	}
-	for _, c := range columns {
-		if !have[c] {
-			return fault.New(fault.NotFound, "table %s has no column %q", table, c)
-		}
-	}
-	return nil
+	return out, nil
 }
 
 // table finds [project.]dataset.table.

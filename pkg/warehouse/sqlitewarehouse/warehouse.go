@@ -145,37 +145,41 @@ func (w *Warehouse) Durations(ctx context.Context, h backfill.HistorySource, fro
 
 // check makes sure that names are identifiers and exist, so that a mistake in a pipeline is told in its words.
 func (w *Warehouse) check(ctx context.Context, table string, columns ...string) error {
-	if err := warehouse.CheckTable(table); err != nil {
-		return err
-	}
 	if err := warehouse.CheckColumns(columns...); err != nil {
 		return err
 	}
+	have, err := w.Columns(ctx, table)
+	if err != nil {
+		return err
+	}
+	return warehouse.MissingColumn(table, have, columns...)
+}
+
+// Columns implements warehouse.Warehouse.
+func (w *Warehouse) Columns(ctx context.Context, table string) ([]string, error) {
+	if err := warehouse.CheckTable(table); err != nil {
+		return nil, err
+	}
 	rows, err := w.db.QueryContext(ctx, "SELECT name FROM pragma_table_info(?)", table)
 	if err != nil {
-		return fmt.Errorf("looking at table %s: %w", table, err)
+		return nil, fmt.Errorf("looking at table %s: %w", table, err)
 	}
 	defer rows.Close()
-	have := map[string]bool{}
+	var out []string
 	for rows.Next() {
 		var name string
 		if err := rows.Scan(&name); err != nil {
-			return fmt.Errorf("looking at table %s: %w", table, err)
+			return nil, fmt.Errorf("looking at table %s: %w", table, err)
 		}
-		have[name] = true
+		out = append(out, name)
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("looking at table %s: %w", table, err)
+		return nil, fmt.Errorf("looking at table %s: %w", table, err)
 	}
-	if len(have) == 0 {
-		return fault.New(fault.NotFound, "there is no table %s", table)
+	if len(out) == 0 {
+		return nil, fault.New(fault.NotFound, "there is no table %s", table)
 	}
-	for _, c := range columns {
-		if !have[c] {
-			return fault.New(fault.NotFound, "table %s has no column %q", table, c)
-		}
-	}
-	return nil
+	return out, nil
 }
 
 // Append implements warehouse.Warehouse.

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 		"history by date and status":                  history,
 		"a long history is complete":                  longHistory,
 		"durations are percentiles of what succeeded": durations,
+		"columns are those that a table has":          columns,
 		"the journal keeps everything, once":          journal,
 		"the journal takes many at once":              crowd,
 		"an error ends the journal":                   journalError,
@@ -203,6 +204,22 @@ func longHistory(t *testing.T, w warehouse.Warehouse, tables Tables) {
 	must(t, w.Done(t.Context(), runs(tables), 10000, 10099, func(warehouse.Run) { n++ }))
 	if n < 5200 {
 		t.Errorf("%d of 5200 runs", n)
+	}
+}
+
+func columns(t *testing.T, w warehouse.Warehouse, tables Tables) {
+	tables.Create(t, "ref.history", "data_date", historyColumns, nil)
+	got, err := w.Columns(t.Context(), tables.Name("ref.history"))
+	must(t, err)
+	slices.Sort(got)
+	if want := slices.Sorted(slices.Values(historyColumns)); !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+	if _, err := w.Columns(t.Context(), tables.Name("ref.nothing")); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a table that is not there: %v", err)
+	}
+	if _, err := w.Columns(t.Context(), "ref.history; DROP TABLE x"); !fault.Is(err, fault.Invalid) {
+		t.Errorf("no table: %v", err)
 	}
 }
 

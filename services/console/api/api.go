@@ -21,6 +21,7 @@ import (
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/state"
 	pb "sluice.dev/proto/gen/sluice/v1"
 	"sluice.dev/proto/gen/sluice/v1/sluicev1connect"
@@ -36,14 +37,16 @@ type Server struct {
 	log    *slog.Logger
 	now    func() time.Time
 	plans  *planner.Planner
+	before *preflight.Preflight
 	topics map[string]bool // the topics that may be posted to
 }
 
 var _ sluicev1connect.BackfillServiceHandler = (*Server)(nil)
 
 // New makes a server. The pipelines' adapter topics may be posted to, besides our own.
-func New(store state.Store, pub bus.Publisher, plans *planner.Planner, log *slog.Logger, now func() time.Time) *Server {
-	s := &Server{store, pub, log, now, plans, map[string]bool{
+func New(store state.Store, pub bus.Publisher, before *preflight.Preflight, log *slog.Logger, now func() time.Time) *Server {
+	plans := before.Planner
+	s := &Server{store, pub, log, now, plans, before, map[string]bool{
 		event.TopicRequests: true, event.TopicControls: true, event.TopicCompletions: true,
 	}}
 	for _, p := range plans.Pipelines {

@@ -110,7 +110,7 @@ func (a *app) root() *cobra.Command {
 		a.server = strings.TrimRight(a.server, "/")
 		return nil
 	}
-	root.AddCommand(a.local(), a.pipeline(), a.plan(), a.simulate(), a.submit(), a.status(), a.watch(), a.failures(), a.events())
+	root.AddCommand(a.local(), a.pipeline(), a.plan(), a.simulate(), a.preflight(), a.submit(), a.status(), a.watch(), a.failures(), a.events())
 	for _, action := range []struct{ name, short string }{
 		{"pause", "Let work in flight end and start nothing new"}, {"resume", "Go on after a pause"},
 		{"cancel", "Stop for good: end calls in flight and start nothing new"},

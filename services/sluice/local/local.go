@@ -22,6 +22,7 @@ import (
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/state/sqlitestate"
 	"sluice.dev/pkg/warehouse/sqlitewarehouse"
 	pb "sluice.dev/proto/gen/sluice/v1"
@@ -119,7 +120,9 @@ func (l *Local) open(ctx context.Context) (err error) {
 	l.tracker = tracker.New(l.state, l.bus, pipelines, log, time.Now)
 	l.gate = gate.New(l.state, l.bus, log, time.Now)
 	plans := &planner.Planner{Pipelines: pipelines, Warehouse: l.warehouse, Latency: latency}
-	l.api = api.New(l.state, l.bus, plans, log, time.Now)
+	l.api = api.New(l.state, l.bus, &preflight.Preflight{
+		Planner: plans, Owners: l.state, Probe: preflight.Prober(nil, 200*time.Millisecond), Embedded: true,
+	}, log, time.Now)
 	l.dispatch = dispatch.New(dispatch.Options{
 		Store: l.state, Bus: l.bus, Planner: plans,
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "local", LeaseTTL: 30 * time.Second,

@@ -284,3 +284,35 @@ func (w *world) spans(n int) (starts, ends map[at]time.Time) {
 	}
 	return starts, ends
 }
+
+func TestPreflight(t *testing.T) {
+	t.Parallel()
+	w := demo(t, 1, 7)
+	good := w.request("checked", 5, "")
+	if text := w.must("preflight", "-f", good); !strings.Contains(text, "1 targets are healthy") || strings.Contains(text, "failed") {
+		t.Errorf("a good request:\n%s", text)
+	}
+	var got struct {
+		Passed   bool
+		Findings []struct{ Check, Result, Detail, Do string }
+	}
+	if err := json.Unmarshal([]byte(w.must("preflight", "-f", good, "-o", "json")), &got); err != nil || !got.Passed || len(got.Findings) != 9 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	w.must("submit", "-f", good)
+	for _, bad := range []struct{ name, request, says string }{
+		{"taken", strings.Replace(w.read(good), "checked", "another", 1), "5 dates belong to the running backfill checked"},
+		{"gaps", `{"pipeline":"nba","dates":{"seasons":["2021-22"]},"phases":["phase_4_precompute"]}`, "phase_3_analytics is needed but not complete"},
+		{"nothing", `{"pipeline":"nba","dates":{"seasons":["1999-00"]}}`, "no game dates found"},
+		{"dear", `{"pipeline":"nba","dates":{"seasons":["2021-22"]},"budget_usd":0.0001}`, "budget_usd is 0.00"},
+		{"wrong", `{"pipeline":"nba","dates":{},"order":"sideways"}`, "sideways"},
+	} {
+		if a := w.sluice("preflight", "-f", w.write(bad.name+".json", bad.request)); a.code != 1 || !strings.Contains(a.out, "failed") || !strings.Contains(a.out, bad.says) {
+			t.Errorf("%s: exit %d\n%s%s", bad.name, a.code, a.out, a.err)
+		}
+	}
+	if list := w.must("status"); strings.Count(list, "\n") != 2 {
+		t.Errorf("preflight has left something:\n%s", list)
+	}
+	w.must("cancel", "checked", "--wait")
+}

@@ -907,6 +907,130 @@ func (x *ExpectedDuration) GetSource() string {
 	return ""
 }
 
+type PreflightResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Passed        bool                   `protobuf:"varint,1,opt,name=passed,proto3" json:"passed,omitempty"`
+	Findings      []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreflightResponse) Reset() {
+	*x = PreflightResponse{}
+	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreflightResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreflightResponse) ProtoMessage() {}
+
+func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
+func (*PreflightResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PreflightResponse) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *PreflightResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Finding is a check of a preflight.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// request, calendar, history, predecessors, dates, tables, targets, topics or budget.
+	Check string `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// ok, failed or skipped.
+	Result string `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// What to do about a failure.
+	Do            string `protobuf:"bytes,4,opt,name=do,proto3" json:"do,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Finding) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Finding) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *Finding) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Finding) GetDo() string {
+	if x != nil {
+		return x.Do
+	}
+	return ""
+}
+
 type SubmitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BackfillId    string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
@@ -916,7 +1040,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	mi := &file_sluice_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1052,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	mi := &file_sluice_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1065,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubmitResponse) GetBackfillId() string {
@@ -960,7 +1084,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	mi := &file_sluice_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1096,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	mi := &file_sluice_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1109,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetRequest) GetBackfillId() string {
@@ -1004,7 +1128,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[13]
+	mi := &file_sluice_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1140,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[13]
+	mi := &file_sluice_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1153,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetResponse) GetBackfill() *Backfill {
@@ -1049,7 +1173,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[14]
+	mi := &file_sluice_v1_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1185,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[14]
+	mi := &file_sluice_v1_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1198,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListRequest) GetPipeline() string {
@@ -1093,7 +1217,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[15]
+	mi := &file_sluice_v1_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1229,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[15]
+	mi := &file_sluice_v1_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1242,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListResponse) GetBackfills() []*Backfill {
@@ -1137,7 +1261,7 @@ type ListDatesRequest struct {
 
 func (x *ListDatesRequest) Reset() {
 	*x = ListDatesRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[16]
+	mi := &file_sluice_v1_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1273,7 @@ func (x *ListDatesRequest) String() string {
 func (*ListDatesRequest) ProtoMessage() {}
 
 func (x *ListDatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[16]
+	mi := &file_sluice_v1_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1286,7 @@ func (x *ListDatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatesRequest.ProtoReflect.Descriptor instead.
 func (*ListDatesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListDatesRequest) GetBackfillId() string {
@@ -1181,7 +1305,7 @@ type ListDatesResponse struct {
 
 func (x *ListDatesResponse) Reset() {
 	*x = ListDatesResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[17]
+	mi := &file_sluice_v1_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1317,7 @@ func (x *ListDatesResponse) String() string {
 func (*ListDatesResponse) ProtoMessage() {}
 
 func (x *ListDatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[17]
+	mi := &file_sluice_v1_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1330,7 @@ func (x *ListDatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatesResponse.ProtoReflect.Descriptor instead.
 func (*ListDatesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListDatesResponse) GetDates() []*DateStatus {
@@ -1225,7 +1349,7 @@ type ListFailuresRequest struct {
 
 func (x *ListFailuresRequest) Reset() {
 	*x = ListFailuresRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[18]
+	mi := &file_sluice_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1361,7 @@ func (x *ListFailuresRequest) String() string {
 func (*ListFailuresRequest) ProtoMessage() {}
 
 func (x *ListFailuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[18]
+	mi := &file_sluice_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1374,7 @@ func (x *ListFailuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailuresRequest.ProtoReflect.Descriptor instead.
 func (*ListFailuresRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListFailuresRequest) GetBackfillId() string {
@@ -1269,7 +1393,7 @@ type ListFailuresResponse struct {
 
 func (x *ListFailuresResponse) Reset() {
 	*x = ListFailuresResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[19]
+	mi := &file_sluice_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1405,7 @@ func (x *ListFailuresResponse) String() string {
 func (*ListFailuresResponse) ProtoMessage() {}
 
 func (x *ListFailuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[19]
+	mi := &file_sluice_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1418,7 @@ func (x *ListFailuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailuresResponse.ProtoReflect.Descriptor instead.
 func (*ListFailuresResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{19}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListFailuresResponse) GetFailures() []*Failure {
@@ -1315,7 +1439,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[20]
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1451,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[20]
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1464,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{20}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchRequest) GetBackfillId() string {
@@ -1367,7 +1491,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[21]
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1503,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[21]
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1516,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{21}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchResponse) GetBackfill() *Backfill {
@@ -1418,7 +1542,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1554,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1567,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EventsRequest) GetBackfillId() string {
@@ -1462,7 +1586,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1598,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1611,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EventsResponse) GetEvent() *BackfillEvent {
@@ -1506,7 +1630,7 @@ type ControlResponse struct {
 
 func (x *ControlResponse) Reset() {
 	*x = ControlResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[24]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1642,7 @@ func (x *ControlResponse) String() string {
 func (*ControlResponse) ProtoMessage() {}
 
 func (x *ControlResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[24]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1655,7 @@ func (x *ControlResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlResponse.ProtoReflect.Descriptor instead.
 func (*ControlResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ControlResponse) GetBackfill() *Backfill {
@@ -1576,7 +1700,7 @@ type Backfill struct {
 
 func (x *Backfill) Reset() {
 	*x = Backfill{}
-	mi := &file_sluice_v1_api_proto_msgTypes[25]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1712,7 @@ func (x *Backfill) String() string {
 func (*Backfill) ProtoMessage() {}
 
 func (x *Backfill) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[25]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1725,7 @@ func (x *Backfill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backfill.ProtoReflect.Descriptor instead.
 func (*Backfill) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Backfill) GetId() string {
@@ -1749,7 +1873,7 @@ type DateCounts struct {
 
 func (x *DateCounts) Reset() {
 	*x = DateCounts{}
-	mi := &file_sluice_v1_api_proto_msgTypes[26]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1885,7 @@ func (x *DateCounts) String() string {
 func (*DateCounts) ProtoMessage() {}
 
 func (x *DateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[26]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1898,7 @@ func (x *DateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateCounts.ProtoReflect.Descriptor instead.
 func (*DateCounts) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DateCounts) GetTotal() int32 {
@@ -1816,7 +1940,7 @@ type PhaseProgress struct {
 
 func (x *PhaseProgress) Reset() {
 	*x = PhaseProgress{}
-	mi := &file_sluice_v1_api_proto_msgTypes[27]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1952,7 @@ func (x *PhaseProgress) String() string {
 func (*PhaseProgress) ProtoMessage() {}
 
 func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[27]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1965,7 @@ func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseProgress.ProtoReflect.Descriptor instead.
 func (*PhaseProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PhaseProgress) GetId() string {
@@ -1876,7 +2000,7 @@ type DateStatus struct {
 
 func (x *DateStatus) Reset() {
 	*x = DateStatus{}
-	mi := &file_sluice_v1_api_proto_msgTypes[28]
+	mi := &file_sluice_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +2012,7 @@ func (x *DateStatus) String() string {
 func (*DateStatus) ProtoMessage() {}
 
 func (x *DateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[28]
+	mi := &file_sluice_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +2025,7 @@ func (x *DateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateStatus.ProtoReflect.Descriptor instead.
 func (*DateStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DateStatus) GetDate() string {
@@ -1938,7 +2062,7 @@ type DatePhase struct {
 
 func (x *DatePhase) Reset() {
 	*x = DatePhase{}
-	mi := &file_sluice_v1_api_proto_msgTypes[29]
+	mi := &file_sluice_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2074,7 @@ func (x *DatePhase) String() string {
 func (*DatePhase) ProtoMessage() {}
 
 func (x *DatePhase) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[29]
+	mi := &file_sluice_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2087,7 @@ func (x *DatePhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DatePhase.ProtoReflect.Descriptor instead.
 func (*DatePhase) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DatePhase) GetId() string {
@@ -2010,7 +2134,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_sluice_v1_api_proto_msgTypes[30]
+	mi := &file_sluice_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2146,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[30]
+	mi := &file_sluice_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2159,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Failure) GetDate() string {
@@ -2104,7 +2228,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sluice_v1_api_proto_msgTypes[31]
+	mi := &file_sluice_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2240,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[31]
+	mi := &file_sluice_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2253,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Cell) GetDate() string {
@@ -2237,7 +2361,15 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"p50Seconds\x12\x1f\n" +
 	"\vp90_seconds\x18\x04 \x01(\x01R\n" +
 	"p90Seconds\x12\x16\n" +
-	"\x06source\x18\x05 \x01(\tR\x06source\"1\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\"[\n" +
+	"\x11PreflightResponse\x12\x16\n" +
+	"\x06passed\x18\x01 \x01(\bR\x06passed\x12.\n" +
+	"\bfindings\x18\x02 \x03(\v2\x12.sluice.v1.FindingR\bfindings\"_\n" +
+	"\aFinding\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x0e\n" +
+	"\x02do\x18\x04 \x01(\tR\x02do\"1\n" +
 	"\x0eSubmitResponse\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\"-\n" +
@@ -2333,10 +2465,11 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\fblocks_total\x18\b \x01(\x05R\vblocksTotal\"0\n" +
 	"\x04Cell\x12\x12\n" +
 	"\x04date\x18\x01 \x01(\tR\x04date\x12\x14\n" +
-	"\x05phase\x18\x02 \x01(\tR\x05phase2\xa1\x05\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase2\xea\x05\n" +
 	"\x0fBackfillService\x12=\n" +
 	"\x04Plan\x12\x1c.sluice.v1.BackfillRequested\x1a\x17.sluice.v1.PlanResponse\x12?\n" +
-	"\bSimulate\x12\x1a.sluice.v1.SimulateRequest\x1a\x17.sluice.v1.PlanResponse\x12A\n" +
+	"\bSimulate\x12\x1a.sluice.v1.SimulateRequest\x1a\x17.sluice.v1.PlanResponse\x12G\n" +
+	"\tPreflight\x12\x1c.sluice.v1.BackfillRequested\x1a\x1c.sluice.v1.PreflightResponse\x12A\n" +
 	"\x06Submit\x12\x1c.sluice.v1.BackfillRequested\x1a\x19.sluice.v1.SubmitResponse\x124\n" +
 	"\x03Get\x12\x15.sluice.v1.GetRequest\x1a\x16.sluice.v1.GetResponse\x127\n" +
 	"\x04List\x12\x16.sluice.v1.ListRequest\x1a\x17.sluice.v1.ListResponse\x12F\n" +
@@ -2358,7 +2491,7 @@ func file_sluice_v1_api_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_api_proto_rawDescData
 }
 
-var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_sluice_v1_api_proto_goTypes = []any{
 	(*SimulateRequest)(nil),       // 0: sluice.v1.SimulateRequest
 	(*PlanResponse)(nil),          // 1: sluice.v1.PlanResponse
@@ -2371,39 +2504,41 @@ var file_sluice_v1_api_proto_goTypes = []any{
 	(*Spend)(nil),                 // 8: sluice.v1.Spend
 	(*SpendPart)(nil),             // 9: sluice.v1.SpendPart
 	(*ExpectedDuration)(nil),      // 10: sluice.v1.ExpectedDuration
-	(*SubmitResponse)(nil),        // 11: sluice.v1.SubmitResponse
-	(*GetRequest)(nil),            // 12: sluice.v1.GetRequest
-	(*GetResponse)(nil),           // 13: sluice.v1.GetResponse
-	(*ListRequest)(nil),           // 14: sluice.v1.ListRequest
-	(*ListResponse)(nil),          // 15: sluice.v1.ListResponse
-	(*ListDatesRequest)(nil),      // 16: sluice.v1.ListDatesRequest
-	(*ListDatesResponse)(nil),     // 17: sluice.v1.ListDatesResponse
-	(*ListFailuresRequest)(nil),   // 18: sluice.v1.ListFailuresRequest
-	(*ListFailuresResponse)(nil),  // 19: sluice.v1.ListFailuresResponse
-	(*WatchRequest)(nil),          // 20: sluice.v1.WatchRequest
-	(*WatchResponse)(nil),         // 21: sluice.v1.WatchResponse
-	(*EventsRequest)(nil),         // 22: sluice.v1.EventsRequest
-	(*EventsResponse)(nil),        // 23: sluice.v1.EventsResponse
-	(*ControlResponse)(nil),       // 24: sluice.v1.ControlResponse
-	(*Backfill)(nil),              // 25: sluice.v1.Backfill
-	(*DateCounts)(nil),            // 26: sluice.v1.DateCounts
-	(*PhaseProgress)(nil),         // 27: sluice.v1.PhaseProgress
-	(*DateStatus)(nil),            // 28: sluice.v1.DateStatus
-	(*DatePhase)(nil),             // 29: sluice.v1.DatePhase
-	(*Failure)(nil),               // 30: sluice.v1.Failure
-	(*Cell)(nil),                  // 31: sluice.v1.Cell
-	nil,                           // 32: sluice.v1.SimulateRequest.LimitsEntry
-	nil,                           // 33: sluice.v1.Backfill.LimitsEntry
-	(*BackfillRequested)(nil),     // 34: sluice.v1.BackfillRequested
-	(*BackfillEvent)(nil),         // 35: sluice.v1.BackfillEvent
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*Tally)(nil),                 // 37: sluice.v1.Tally
-	(*PhaseLimits)(nil),           // 38: sluice.v1.PhaseLimits
-	(*BackfillControlled)(nil),    // 39: sluice.v1.BackfillControlled
+	(*PreflightResponse)(nil),     // 11: sluice.v1.PreflightResponse
+	(*Finding)(nil),               // 12: sluice.v1.Finding
+	(*SubmitResponse)(nil),        // 13: sluice.v1.SubmitResponse
+	(*GetRequest)(nil),            // 14: sluice.v1.GetRequest
+	(*GetResponse)(nil),           // 15: sluice.v1.GetResponse
+	(*ListRequest)(nil),           // 16: sluice.v1.ListRequest
+	(*ListResponse)(nil),          // 17: sluice.v1.ListResponse
+	(*ListDatesRequest)(nil),      // 18: sluice.v1.ListDatesRequest
+	(*ListDatesResponse)(nil),     // 19: sluice.v1.ListDatesResponse
+	(*ListFailuresRequest)(nil),   // 20: sluice.v1.ListFailuresRequest
+	(*ListFailuresResponse)(nil),  // 21: sluice.v1.ListFailuresResponse
+	(*WatchRequest)(nil),          // 22: sluice.v1.WatchRequest
+	(*WatchResponse)(nil),         // 23: sluice.v1.WatchResponse
+	(*EventsRequest)(nil),         // 24: sluice.v1.EventsRequest
+	(*EventsResponse)(nil),        // 25: sluice.v1.EventsResponse
+	(*ControlResponse)(nil),       // 26: sluice.v1.ControlResponse
+	(*Backfill)(nil),              // 27: sluice.v1.Backfill
+	(*DateCounts)(nil),            // 28: sluice.v1.DateCounts
+	(*PhaseProgress)(nil),         // 29: sluice.v1.PhaseProgress
+	(*DateStatus)(nil),            // 30: sluice.v1.DateStatus
+	(*DatePhase)(nil),             // 31: sluice.v1.DatePhase
+	(*Failure)(nil),               // 32: sluice.v1.Failure
+	(*Cell)(nil),                  // 33: sluice.v1.Cell
+	nil,                           // 34: sluice.v1.SimulateRequest.LimitsEntry
+	nil,                           // 35: sluice.v1.Backfill.LimitsEntry
+	(*BackfillRequested)(nil),     // 36: sluice.v1.BackfillRequested
+	(*BackfillEvent)(nil),         // 37: sluice.v1.BackfillEvent
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*Tally)(nil),                 // 39: sluice.v1.Tally
+	(*PhaseLimits)(nil),           // 40: sluice.v1.PhaseLimits
+	(*BackfillControlled)(nil),    // 41: sluice.v1.BackfillControlled
 }
 var file_sluice_v1_api_proto_depIdxs = []int32{
-	34, // 0: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
-	32, // 1: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
+	36, // 0: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
+	34, // 1: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
 	2,  // 2: sluice.v1.PlanResponse.plan:type_name -> sluice.v1.Plan
 	3,  // 3: sluice.v1.Plan.makespan:type_name -> sluice.v1.Makespan
 	4,  // 4: sluice.v1.Plan.bounds:type_name -> sluice.v1.Bound
@@ -2413,49 +2548,52 @@ var file_sluice_v1_api_proto_depIdxs = []int32{
 	8,  // 8: sluice.v1.Plan.spend:type_name -> sluice.v1.Spend
 	10, // 9: sluice.v1.Plan.durations:type_name -> sluice.v1.ExpectedDuration
 	9,  // 10: sluice.v1.Spend.parts:type_name -> sluice.v1.SpendPart
-	25, // 11: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
-	25, // 12: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
-	28, // 13: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
-	30, // 14: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
-	25, // 15: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
-	28, // 16: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
-	35, // 17: sluice.v1.EventsResponse.event:type_name -> sluice.v1.BackfillEvent
-	25, // 18: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
-	36, // 19: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
-	36, // 20: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
-	26, // 21: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
-	27, // 22: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
-	36, // 23: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
-	33, // 24: sluice.v1.Backfill.limits:type_name -> sluice.v1.Backfill.LimitsEntry
-	37, // 25: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
-	29, // 26: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
-	31, // 27: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
-	38, // 28: sluice.v1.Backfill.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
-	34, // 29: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
-	0,  // 30: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
-	34, // 31: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
-	12, // 32: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
-	14, // 33: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
-	16, // 34: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
-	18, // 35: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
-	20, // 36: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
-	22, // 37: sluice.v1.BackfillService.Events:input_type -> sluice.v1.EventsRequest
-	39, // 38: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
-	1,  // 39: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
-	1,  // 40: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
-	11, // 41: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
-	13, // 42: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
-	15, // 43: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
-	17, // 44: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
-	19, // 45: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
-	21, // 46: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
-	23, // 47: sluice.v1.BackfillService.Events:output_type -> sluice.v1.EventsResponse
-	24, // 48: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
-	39, // [39:49] is the sub-list for method output_type
-	29, // [29:39] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	12, // 11: sluice.v1.PreflightResponse.findings:type_name -> sluice.v1.Finding
+	27, // 12: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
+	27, // 13: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
+	30, // 14: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
+	32, // 15: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
+	27, // 16: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
+	30, // 17: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
+	37, // 18: sluice.v1.EventsResponse.event:type_name -> sluice.v1.BackfillEvent
+	27, // 19: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
+	38, // 20: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
+	38, // 21: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
+	28, // 22: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
+	29, // 23: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
+	38, // 24: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
+	35, // 25: sluice.v1.Backfill.limits:type_name -> sluice.v1.Backfill.LimitsEntry
+	39, // 26: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
+	31, // 27: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
+	33, // 28: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
+	40, // 29: sluice.v1.Backfill.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
+	36, // 30: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
+	0,  // 31: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
+	36, // 32: sluice.v1.BackfillService.Preflight:input_type -> sluice.v1.BackfillRequested
+	36, // 33: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
+	14, // 34: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
+	16, // 35: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
+	18, // 36: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
+	20, // 37: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
+	22, // 38: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
+	24, // 39: sluice.v1.BackfillService.Events:input_type -> sluice.v1.EventsRequest
+	41, // 40: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
+	1,  // 41: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
+	1,  // 42: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
+	11, // 43: sluice.v1.BackfillService.Preflight:output_type -> sluice.v1.PreflightResponse
+	13, // 44: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
+	15, // 45: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
+	17, // 46: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
+	19, // 47: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
+	21, // 48: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
+	23, // 49: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
+	25, // 50: sluice.v1.BackfillService.Events:output_type -> sluice.v1.EventsResponse
+	26, // 51: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
+	41, // [41:52] is the sub-list for method output_type
+	30, // [30:41] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_api_proto_init() }
@@ -2471,7 +2609,7 @@ func file_sluice_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_api_proto_rawDesc), len(file_sluice_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

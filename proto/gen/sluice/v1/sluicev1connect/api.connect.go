@@ -38,6 +38,9 @@ const (
 	// BackfillServiceSimulateProcedure is the fully-qualified name of the BackfillService's Simulate
 	// RPC.
 	BackfillServiceSimulateProcedure = "/sluice.v1.BackfillService/Simulate"
+	// BackfillServicePreflightProcedure is the fully-qualified name of the BackfillService's Preflight
+	// RPC.
+	BackfillServicePreflightProcedure = "/sluice.v1.BackfillService/Preflight"
 	// BackfillServiceSubmitProcedure is the fully-qualified name of the BackfillService's Submit RPC.
 	BackfillServiceSubmitProcedure = "/sluice.v1.BackfillService/Submit"
 	// BackfillServiceGetProcedure is the fully-qualified name of the BackfillService's Get RPC.
@@ -66,6 +69,8 @@ type BackfillServiceClient interface {
 	Plan(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PlanResponse], error)
 	// Simulate is Plan under changed limits, another order or more faults.
 	Simulate(context.Context, *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error)
+	// Preflight looks whether everything that a request needs is there. All checks run, and nothing is written.
+	Preflight(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PreflightResponse], error)
 	Submit(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.SubmitResponse], error)
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
 	// List answers the newest backfills first, refused ones included.
@@ -101,6 +106,12 @@ func NewBackfillServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+BackfillServiceSimulateProcedure,
 			connect.WithSchema(backfillServiceMethods.ByName("Simulate")),
+			connect.WithClientOptions(opts...),
+		),
+		preflight: connect.NewClient[v1.BackfillRequested, v1.PreflightResponse](
+			httpClient,
+			baseURL+BackfillServicePreflightProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("Preflight")),
 			connect.WithClientOptions(opts...),
 		),
 		submit: connect.NewClient[v1.BackfillRequested, v1.SubmitResponse](
@@ -158,6 +169,7 @@ func NewBackfillServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 type backfillServiceClient struct {
 	plan         *connect.Client[v1.BackfillRequested, v1.PlanResponse]
 	simulate     *connect.Client[v1.SimulateRequest, v1.PlanResponse]
+	preflight    *connect.Client[v1.BackfillRequested, v1.PreflightResponse]
 	submit       *connect.Client[v1.BackfillRequested, v1.SubmitResponse]
 	get          *connect.Client[v1.GetRequest, v1.GetResponse]
 	list         *connect.Client[v1.ListRequest, v1.ListResponse]
@@ -176,6 +188,11 @@ func (c *backfillServiceClient) Plan(ctx context.Context, req *connect.Request[v
 // Simulate calls sluice.v1.BackfillService.Simulate.
 func (c *backfillServiceClient) Simulate(ctx context.Context, req *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error) {
 	return c.simulate.CallUnary(ctx, req)
+}
+
+// Preflight calls sluice.v1.BackfillService.Preflight.
+func (c *backfillServiceClient) Preflight(ctx context.Context, req *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PreflightResponse], error) {
+	return c.preflight.CallUnary(ctx, req)
 }
 
 // Submit calls sluice.v1.BackfillService.Submit.
@@ -226,6 +243,8 @@ type BackfillServiceHandler interface {
 	Plan(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PlanResponse], error)
 	// Simulate is Plan under changed limits, another order or more faults.
 	Simulate(context.Context, *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error)
+	// Preflight looks whether everything that a request needs is there. All checks run, and nothing is written.
+	Preflight(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PreflightResponse], error)
 	Submit(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.SubmitResponse], error)
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
 	// List answers the newest backfills first, refused ones included.
@@ -257,6 +276,12 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 		BackfillServiceSimulateProcedure,
 		svc.Simulate,
 		connect.WithSchema(backfillServiceMethods.ByName("Simulate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backfillServicePreflightHandler := connect.NewUnaryHandler(
+		BackfillServicePreflightProcedure,
+		svc.Preflight,
+		connect.WithSchema(backfillServiceMethods.ByName("Preflight")),
 		connect.WithHandlerOptions(opts...),
 	)
 	backfillServiceSubmitHandler := connect.NewUnaryHandler(
@@ -313,6 +338,8 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 			backfillServicePlanHandler.ServeHTTP(w, r)
 		case BackfillServiceSimulateProcedure:
 			backfillServiceSimulateHandler.ServeHTTP(w, r)
+		case BackfillServicePreflightProcedure:
+			backfillServicePreflightHandler.ServeHTTP(w, r)
 		case BackfillServiceSubmitProcedure:
 			backfillServiceSubmitHandler.ServeHTTP(w, r)
 		case BackfillServiceGetProcedure:
@@ -344,6 +371,10 @@ func (UnimplementedBackfillServiceHandler) Plan(context.Context, *connect.Reques
 
 func (UnimplementedBackfillServiceHandler) Simulate(context.Context, *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.PlanResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Simulate is not implemented"))
+}
+
+func (UnimplementedBackfillServiceHandler) Preflight(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.PreflightResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Preflight is not implemented"))
 }
 
 func (UnimplementedBackfillServiceHandler) Submit(context.Context, *connect.Request[v1.BackfillRequested]) (*connect.Response[v1.SubmitResponse], error) {
