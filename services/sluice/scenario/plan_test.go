@@ -112,7 +112,7 @@ func slowed(t *testing.T, speed float64, o platform.Options) *world {
 // and slow enough that the machine is not what limits it; long enough that one unlucky scrape does not decide.
 func TestThePlanPredictsTheRun(t *testing.T) { //nolint:paralleltest // see there
 	const dates = 150
-	w := slowed(t, 40, platform.Options{Seed: 1, Faults: platform.Faults{Fail: 0.01}})
+	w := slowed(t, 25, platform.Options{Seed: 1, Faults: platform.Faults{Fail: 0.01}})
 	w.start()
 	file := w.request("predicted", dates, "")
 	plan := w.plan("plan", "-f", file).Plan
