@@ -3,8 +3,6 @@ package backfill
 import (
 	"cmp"
 	"container/heap"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -74,21 +72,6 @@ type tenant struct {
 	inFlight int
 }
 
-type lane struct {
-	Lane
-	maxDates int
-	ramp     Ramp
-	calm     int
-	window   window
-	inFlight int
-	active   map[Date]int // dates in flight, with the number of their jobs queued or running
-	waiting  dateHeap
-	parked   map[Date][]*item // jobs of dates that are not active
-	ready    map[string]*jobHeap
-	delayed  jobHeap // throttled: ordered by when they may go
-	last     bool    // no more dates are to come: see lastDates
-}
-
 type item struct {
 	Job
 	seq       int
@@ -116,106 +99,6 @@ func NewScheduler(backlog int, gather time.Duration) *Scheduler {
 		gather:   gather,
 		limiters: map[string]*bucket{}, running: map[RunKey]*ticket{}, queued: map[RunKey]bool{}, answered: map[RunKey]time.Time{}, backlog: backlog,
 	}
-}
-
-// unlimited stands for a limit that the pipeline does not set.
-const unlimited = 1 << 20
-
-// Add makes room for a backfill. Limiters belong to the pipeline: backfills of one pipeline share them.
-func (s *Scheduler) Add(id string, p *Pipeline, limits map[string]Limits) {
-	s.Remove(id)
-	t := &tenant{id: id, pipeline: p.Name}
-	for name, l := range p.Limiters {
-		if key := p.Name + "/" + name; s.limiters[key] == nil {
-			s.limiters[key] = newBucket(l)
-		} else {
-			s.limiters[key].Limiter = l
-		}
-	}
-	for i := len(p.Phases) - 1; i >= 0; i-- {
-		ph := &p.Phases[i]
-		t.lanes = append(t.lanes, &lane{
-			Lane:     Lane{id, ph.ID},
-			maxDates: lower(ph.MaxDates, limits[ph.ID].MaxDates),
-			window:   newWindow(lower(ph.MaxProcessors, limits[ph.ID].MaxProcessors)),
-			ramp:     ph.Ramp, active: map[Date]int{}, parked: map[Date][]*item{}, ready: map[string]*jobHeap{},
-		})
-	}
-	s.backfills = append(s.backfills, t)
-}
-
-// Limit changes the limits of a backfill. What is in flight above them ends by itself.
-func (s *Scheduler) Limit(id string, p *Pipeline, limits map[string]Limits) {
-	for i := range p.Phases {
-		ph := &p.Phases[i]
-		if l := s.lane(Lane{id, ph.ID}); l != nil {
-			l.maxDates = lower(ph.MaxDates, limits[ph.ID].MaxDates)
-			before := l.window.limit()
-			l.window.setCeiling(lower(ph.MaxProcessors, limits[ph.ID].MaxProcessors))
-			s.moved(l, before, "a control set the limit")
-		}
-	}
-}
-
-// Press halves the windows of lanes that use something that has become scarce, e.g. the warehouse's slots.
-func (s *Scheduler) Press(k Lane, reason string, now time.Time) {
-	if l := s.lane(k); l != nil {
-		s.learn(l, Overloaded, reason, now, now)
-	}
-}
-
-func lower(limit, request int) int {
-	if limit <= 0 {
-		limit = unlimited
-	}
-	if request > 0 {
-		limit = min(limit, request)
-	}
-	return limit
-}
-
-// Remove forgets a backfill, what it queued and what it has in flight.
-func (s *Scheduler) Remove(id string) {
-	s.backfills = slices.DeleteFunc(s.backfills, func(t *tenant) bool { return t.id == id })
-	for k, t := range s.running {
-		if k.Backfill == id {
-			delete(s.running, k)
-			if t.limiter != nil {
-				t.limiter.inFlight--
-			}
-		}
-	}
-	maps.DeleteFunc(s.queued, func(k RunKey, _ bool) bool { return k.Backfill == id })
-	maps.DeleteFunc(s.answered, func(k RunKey, _ time.Time) bool { return k.Backfill == id })
-}
-
-// Pause holds back or lets go the admission of a backfill.
-func (s *Scheduler) Pause(id string, paused bool) {
-	if t := s.tenant(id); t != nil {
-		t.paused = paused
-	}
-}
-
-// InFlight counts the runs of a backfill that were admitted and have not ended.
-func (s *Scheduler) InFlight(id string) int {
-	if t := s.tenant(id); t != nil {
-		return t.inFlight
-	}
-	return 0
-}
-
-// Quiet says that a backfill has nothing queued and nothing in flight.
-func (s *Scheduler) Quiet(id string) bool {
-	t := s.tenant(id)
-	if t == nil {
-		return true
-	}
-	for _, l := range t.lanes {
-		if len(l.active) > 0 || len(l.waiting) > 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // Running says whether a run is in flight here, and Known whether it is queued or in flight.
@@ -252,16 +135,6 @@ func (s *Scheduler) Offer(j Job) {
 		heap.Push(&l.waiting, j.Date)
 	}
 	l.parked[j.Date] = append(l.parked[j.Date], it)
-}
-
-func (l *lane) push(it *item) {
-	it.last = l.last
-	q := l.ready[it.Limiter]
-	if q == nil {
-		q = &jobHeap{}
-		l.ready[it.Limiter] = q
-	}
-	heap.Push(q, it)
 }
 
 // Admit takes the jobs that may go now. Backfills take turns.
@@ -304,54 +177,6 @@ func (s *Scheduler) gathered(t *tenant, now time.Time) bool {
 	return !t.from.IsZero() && !now.Before(t.from)
 }
 
-func (t *tenant) offered() bool {
-	return slices.ContainsFunc(t.lanes, func(l *lane) bool { return len(l.waiting)+len(l.active) > 0 })
-}
-
-// lastDates notices when the dates in flight are the last ones. Until then the oldest date goes first; from
-// then on the longest chain does, so that the end is not one date's chain with nothing beside it.
-func (l *lane) lastDates(before []*lane) {
-	last := len(l.waiting) == 0 && len(l.active) <= 2*l.window.limit() &&
-		!slices.ContainsFunc(before, func(b *lane) bool { return len(b.active)+len(b.waiting) > 0 })
-	if last == l.last {
-		return
-	}
-	l.last = last
-	for _, q := range l.ready {
-		for _, it := range *q {
-			it.last = last
-		}
-		heap.Init(q)
-	}
-}
-
-// promote lets waiting dates in, oldest first, while there is room.
-func (l *lane) promote() {
-	for len(l.waiting) > 0 && len(l.active) < l.dateLimit() {
-		d := heap.Pop(&l.waiting).(Date)
-		for _, it := range l.parked[d] {
-			l.active[d]++
-			l.push(it)
-		}
-		delete(l.parked, d)
-	}
-}
-
-func (l *lane) dateLimit() int {
-	if l.ramp.Start <= 0 {
-		return l.maxDates
-	}
-	return min(l.maxDates, l.ramp.Start+l.ramp.Step*(l.calm/max(1, l.ramp.Every)))
-}
-
-func (l *lane) undelay(now time.Time) {
-	for len(l.delayed) > 0 && !l.delayed[0].notBefore.After(now) {
-		it := heap.Pop(&l.delayed).(*item)
-		it.notBefore = time.Time{}
-		l.push(it)
-	}
-}
-
 func (s *Scheduler) pick(t *tenant, l *lane, now time.Time) *item {
 	var best *jobHeap
 	for name, q := range l.ready {
@@ -369,11 +194,6 @@ func (s *Scheduler) pick(t *tenant, l *lane, now time.Time) *item {
 		return nil
 	}
 	return heap.Pop(best).(*item)
-}
-
-// fits says whether the window has room; a call for more processors than the window goes alone.
-func (l *lane) fits(it *item) bool {
-	return l.inFlight == 0 || l.inFlight+len(it.Processors) <= l.window.limit()
 }
 
 func (s *Scheduler) bucket(t *tenant, name string) *bucket {
@@ -440,34 +260,9 @@ func (s *Scheduler) Changes() []WindowChange {
 	return out
 }
 
-func (s *Scheduler) tenant(id string) *tenant {
-	i := slices.IndexFunc(s.backfills, func(t *tenant) bool { return t.id == id })
-	if i < 0 {
-		return nil
-	}
-	return s.backfills[i]
-}
-
-func (s *Scheduler) lane(k Lane) *lane {
-	if t := s.tenant(k.Backfill); t != nil {
-		if i := slices.IndexFunc(t.lanes, func(l *lane) bool { return l.Phase == k.Phase }); i >= 0 {
-			return t.lanes[i]
-		}
-	}
-	return nil
-}
-
 func (it *item) before(o *item) bool {
 	if it.last && it.Chain != o.Chain {
 		return it.Chain > o.Chain
 	}
 	return cmp.Or(it.notBefore.Compare(o.notBefore), cmp.Compare(it.Date, o.Date), cmp.Compare(it.seq, o.seq)) < 0
-}
-
-// Load is how many runs of a lane are in flight, and how many its window allows.
-func (s *Scheduler) Load(k Lane) (inFlight, limit int) {
-	if l := s.lane(k); l != nil {
-		return l.inFlight, l.window.limit()
-	}
-	return 0, 0
 }

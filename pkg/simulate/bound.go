@@ -26,9 +26,9 @@ func Bounds(s Setting, seed uint64) []Bound {
 	b.processors = make([]time.Duration, len(s.Pipeline.Phases))
 	b.calls, b.held = map[string]int{}, map[string]time.Duration{}
 	b.complete = make([]time.Duration, len(s.Records)*len(s.Pipeline.Phases))
-	fin := make([]time.Duration, b.procs)
+	fin, once := make([]time.Duration, b.procs), make([]time.Duration, b.procs)
 	for i := range s.Records {
-		b.date(i, fin)
+		b.date(i, fin, once)
 	}
 	return b.list()
 }
@@ -94,22 +94,29 @@ func (b *bounder) order() {
 	}
 }
 
-// date adds a date's work, and finds how early each of its processors can end.
-func (b *bounder) date(i int, fin []time.Duration) {
+// date adds a date's work, and finds how early each of its processors can end well, and once: one call for a whole
+// phase runs what comes after a processor even when that has failed.
+func (b *bounder) date(i int, fin, once []time.Duration) {
 	rec := &b.Records[i]
 	for _, at := range b.ordered {
 		p := b.phaseOf[at]
 		ph, proc := &b.Pipeline.Phases[p], b.layout.processors[at]
 		begin := time.Duration(0)
 		for _, j := range b.waits[at] {
-			begin = max(begin, fin[j])
+			if b.phaseOf[j] == p && ph.Trigger.HTTP != nil && ph.Trigger.HTTP.PerPhase {
+				begin = max(begin, once[j])
+			} else {
+				begin = max(begin, fin[j])
+			}
 		}
 		for _, w := range proc.Windows {
 			begin = max(begin, b.window(i, w, ph.ID))
 		}
-		fin[at] = begin
+		fin[at], once[at] = begin, begin
 		if b.scope.Selected(ph.ID) && ph.AppliesTo(rec.Season) && !rec.Run(b.scope.ID, ph, proc).State.Done() {
-			fin[at] += b.work(rec.Date, at, ph)
+			first, all := b.work(rec.Date, at, ph)
+			fin[at] += all
+			once[at] += first
 		}
 		cell := i*len(b.Pipeline.Phases) + p
 		b.complete[cell] = max(b.complete[cell], fin[at])
@@ -117,12 +124,14 @@ func (b *bounder) date(i int, fin []time.Duration) {
 	}
 }
 
-// work is all attempts of a run, which it also adds to the limits that they pass.
-func (b *bounder) work(d backfill.Date, at int, ph *backfill.Phase) time.Duration {
-	var all time.Duration
+// work is the first and all attempts of a run, which it also adds to the limits that they pass.
+func (b *bounder) work(d backfill.Date, at int, ph *backfill.Phase) (first, all time.Duration) {
 	for n := 1; n <= b.layout.processors[at].Attempts; n++ {
 		took := b.World.draw(b.seed, b.spreads[at], d, at, n)
 		all += took.took
+		if n == 1 {
+			first = all
+		}
 		limiter, held := b.layout.processors[at].Limiter, took.took
 		if ph.Trigger.HTTP == nil {
 			limiter = ""
@@ -144,7 +153,7 @@ func (b *bounder) work(d backfill.Date, at int, ph *backfill.Phase) time.Duratio
 			break
 		}
 	}
-	return all
+	return first, all
 }
 
 // window is when the part of a window that other dates make up can be complete at the earliest.
