@@ -15,6 +15,7 @@ import (
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/pipeline"
 	"sluice.dev/services/sluice/local"
+	"sluice.dev/services/sluice/platform"
 )
 
 type localFlags struct {
@@ -24,6 +25,7 @@ type localFlags struct {
 	demo      bool
 	speed     float64
 	seed      uint64
+	faults    float64
 	verbose   bool
 }
 
@@ -40,6 +42,7 @@ func (a *app) local() *cobra.Command {
 	cmd.Flags().BoolVar(&f.demo, "demo", false, "also run an example platform, as pipeline nba")
 	cmd.Flags().Float64Var(&f.speed, "speed", 50, "how many times faster than the real one the example platform is")
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "seed of the example platform's troubles")
+	cmd.Flags().Float64Var(&f.faults, "faults", -1, "share of attempts that fail on the example platform; below 0 some fail, hang, are cut off or turned away")
 	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log more to stderr")
 	return cmd
 }
@@ -63,7 +66,11 @@ func (a *app) runLocal(ctx context.Context, f localFlags) (err error) {
 	}
 	var demo *local.Demo
 	if f.demo {
-		if demo, err = local.NewDemo(ctx, f.speed, f.seed, log); err != nil {
+		faults := platform.DefaultFaults()
+		if f.faults >= 0 {
+			faults = platform.Faults{Fail: f.faults}
+		}
+		if demo, err = local.NewDemo(ctx, f.speed, f.seed, faults, log); err != nil {
 			return err
 		}
 		if pipelines[demo.Pipeline.Name] != nil {

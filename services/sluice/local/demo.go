@@ -33,11 +33,12 @@ type Demo struct {
 	listener net.Listener
 	speed    float64
 	seed     uint64
+	faults   platform.Faults
 	log      *slog.Logger
 }
 
 // NewDemo listens on a free port and makes the pipeline that leads there, scaled to the speed.
-func NewDemo(ctx context.Context, speed float64, seed uint64, log *slog.Logger) (*Demo, error) {
+func NewDemo(ctx context.Context, speed float64, seed uint64, faults platform.Faults, log *slog.Logger) (*Demo, error) {
 	if speed <= 0 {
 		return nil, fault.New(fault.Invalid, "the speed is %v: it must be above zero", speed)
 	}
@@ -50,7 +51,7 @@ func NewDemo(ctx context.Context, speed float64, seed uint64, log *slog.Logger) 
 	if err != nil {
 		return nil, fmt.Errorf("reading the built-in pipeline: %w", err)
 	}
-	return &Demo{Pipeline: platform.Scale(p, speed), listener: listener, speed: speed, seed: seed, log: log}, nil
+	return &Demo{Pipeline: platform.Scale(p, speed), listener: listener, speed: speed, seed: seed, faults: faults, log: log}, nil
 }
 
 // Start fills the tables and serves the platform, which reports to the API at apiURL.
@@ -60,7 +61,7 @@ func (d *Demo) Start(ctx context.Context, l *Local, apiURL string) error {
 		return err
 	}
 	d.platform = platform.New(platform.Options{
-		Speed: d.speed, Seed: d.seed, Faults: platform.DefaultFaults(), Tables: tables, Log: d.log, Report: PostTo(apiURL),
+		Speed: d.speed, Seed: d.seed, Faults: d.faults, Tables: tables, Log: d.log, Report: PostTo(apiURL),
 	})
 	d.server = &http.Server{Handler: d.platform.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go func() { _ = d.server.Serve(d.listener) }()

@@ -49,7 +49,6 @@ type world struct {
 	dir      string
 	address  string // of the API server
 	pipeline string
-	url      string // of the platform
 }
 
 // newWorld starts a platform. The pipeline is the NBA's, hurried.
@@ -65,7 +64,6 @@ func newWorld(t *testing.T, o platform.Options) *world {
 	server := httptest.NewServer(w.platform.Handler())
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close(); w.platform.Close() })
 	w.pipeline = filepath.Join(w.dir, "pipeline.yaml")
-	w.url = server.URL
 	w.write("pipeline.yaml", hurried(t, server.URL))
 	w.writeCalendar()
 	return w
