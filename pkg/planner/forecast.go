@@ -178,7 +178,7 @@ func (f *Forecast) price(pl *backfill.Pipeline) {
 		f.Notes = append(f.Notes, fmt.Sprintf("%d processors do not say in expect.bytes what BigQuery bills for a run: it is taken to be nothing", silent))
 	}
 	if n := len(f.Guessed()); n > 0 {
-		f.Notes = append(f.Notes, fmt.Sprintf("the durations of %d processors are a guess (%gs, nine in ten within %gs): give the pipeline expect, or a history with durations", n, 30.0, 60.0))
+		f.Notes = append(f.Notes, fmt.Sprintf("the durations of %d processors are a guess (%.0fs, nine in ten within %.0fs): give the pipeline expect, or a history with durations", n, guess.Median, guess.P90()))
 	}
 	f.Notes = append(f.Notes, fmt.Sprintf("%g%% of attempts are taken to fail and to be made again", 100*f.World.FailRate))
 }

@@ -5,7 +5,6 @@ import (
 
 	"connectrpc.com/connect"
 
-	"sluice.dev/pkg/fault"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -23,9 +22,7 @@ func (s *Server) Events(ctx context.Context, r *connect.Request[pb.EventsRequest
 	if sent > 0 {
 		return nil
 	}
-	if _, err := s.store.Backfill(ctx, id); fault.Is(err, fault.NotFound) {
-		return wire(err)
-	} else if err != nil {
+	if _, err := s.store.Backfill(ctx, id); err != nil {
 		return wire(err)
 	}
 	return nil
