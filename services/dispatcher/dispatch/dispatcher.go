@@ -53,6 +53,7 @@ type Dispatcher struct {
 	mu     sync.Mutex
 	sched  *backfill.Scheduler
 	driven map[string]*drive
+	begins map[string]bool // backfills that are being taken over
 	closed bool
 }
 
@@ -62,7 +63,7 @@ func New(o Options) *Dispatcher {
 		o.Backlog = 256
 	}
 	return &Dispatcher{
-		Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog, o.Gather), driven: map[string]*drive{},
+		Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog, o.Gather), driven: map[string]*drive{}, begins: map[string]bool{},
 		recent: state.NewRecent(), journal: journal{bus: o.Bus, log: o.Log, more: make(chan struct{}, 1)},
 	}
 }
@@ -83,6 +84,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { d.admitLoop(gctx); return nil })
 	g.Go(func() error { d.tickLoop(gctx); return nil })
+	g.Go(func() error { d.renewLoop(gctx); return nil })
 	g.Go(func() error { d.journal.run(gctx); return nil })
 	err := g.Wait()
 	d.shutdown(context.WithoutCancel(ctx))
@@ -176,7 +178,26 @@ func byDate(jobs []backfill.Job) [][]backfill.Job {
 	return out
 }
 
-// tickLoop keeps leases, fires timers, writes progress and notices the end.
+// renewLoop keeps the leases that are held. It has nothing else to do, so that no amount of work, and no slow
+// store, makes a lease lapse that another instance would then take over.
+func (d *Dispatcher) renewLoop(ctx context.Context) {
+	tick := time.NewTicker(d.LeaseTTL / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var wg sync.WaitGroup
+		for _, dr := range d.drives() {
+			wg.Go(func() { d.renew(ctx, dr) })
+		}
+		wg.Wait()
+	}
+}
+
+// tickLoop looks for backfills to take over, fires timers, writes progress and notices the end.
 func (d *Dispatcher) tickLoop(ctx context.Context) {
 	tick := time.NewTicker(d.Tick)
 	defer tick.Stop()

@@ -19,6 +19,7 @@ type drive struct {
 	ctx     context.Context // ends with the calls of the backfill
 	cancel  context.CancelFunc
 	flushed time.Time
+	doc     sync.Mutex // held over changes of the backfill's document that come again and again
 
 	mu       sync.Mutex
 	expires  time.Time // of the lease
@@ -71,7 +72,7 @@ func (d *Dispatcher) yield(ctx context.Context, id string) {
 	}
 }
 
-// adopt renews the leases held, and takes over running backfills that nobody drives.
+// adopt takes over running backfills that nobody drives.
 func (d *Dispatcher) adopt(ctx context.Context) {
 	all, err := d.Store.ListBackfills(ctx)
 	if err != nil {
@@ -87,11 +88,33 @@ func (d *Dispatcher) adopt(ctx context.Context) {
 				d.yield(ctx, b.ID)
 				continue
 			}
+			if d.drive(b.ID) != nil {
+				continue // renewLoop keeps it
+			}
 			if err := d.take(ctx, b.ID); err != nil && !fault.Is(err, fault.Conflict) && ctx.Err() == nil {
 				d.Log.ErrorContext(ctx, "cannot drive backfill", "backfill_id", b.ID, "error", err)
 			}
 		case backfill.StatePlanning, backfill.StateRefused, backfill.StateCancelled, backfill.StateCompleted, backfill.StateIncomplete:
 		}
+	}
+}
+
+// renew prolongs the lease of a backfill that is driven. When it is lost, or had lapsed, driving ends; adopt begins
+// again where that is ours to do.
+func (d *Dispatcher) renew(ctx context.Context, dr *drive) {
+	dr.doc.Lock()
+	lease, err := d.Store.Acquire(ctx, dr.scope.ID, d.Holder, d.Now(), d.LeaseTTL)
+	dr.doc.Unlock()
+	switch {
+	case err == nil && lease.Epoch == dr.epoch:
+		dr.mu.Lock()
+		dr.expires = lease.Expires
+		dr.mu.Unlock()
+	case err == nil || fault.Is(err, fault.Conflict):
+		d.Log.WarnContext(ctx, "the lease was lost", "backfill_id", dr.scope.ID, "epoch", dr.epoch)
+		d.drop(dr)
+	case ctx.Err() == nil:
+		d.complain(ctx, dr, "cannot renew the lease", err)
 	}
 }
 
@@ -115,7 +138,28 @@ func (d *Dispatcher) take(ctx context.Context, id string) error {
 	if dr != nil {
 		d.drop(dr)
 	}
+	if !d.mayBegin(id) {
+		return fault.New(fault.Conflict, "backfill %s is just being taken over", id)
+	}
+	defer d.begun(id)
 	return d.begin(ctx, id, lease)
+}
+
+// mayBegin keeps a backfill from being begun twice at once, which would repeat what the first has just called.
+func (d *Dispatcher) mayBegin(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.begins[id] || d.driven[id] != nil {
+		return false
+	}
+	d.begins[id] = true
+	return true
+}
+
+func (d *Dispatcher) begun(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.begins, id)
 }
 
 // drop stops driving without ending the backfill: somebody else drives it now.
@@ -123,8 +167,10 @@ func (d *Dispatcher) drop(dr *drive) {
 	dr.cancel()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.driven, dr.scope.ID)
-	d.sched.Remove(dr.scope.ID)
+	if d.driven[dr.scope.ID] == dr { // not one that has begun since
+		delete(d.driven, dr.scope.ID)
+		d.sched.Remove(dr.scope.ID)
+	}
 }
 
 // begin loads a backfill, finds out from its documents where it stands, and goes on from there.

@@ -11,6 +11,7 @@ import (
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/state"
 	"sluice.dev/pkg/state/sqlitestate"
 )
 
@@ -77,5 +78,65 @@ func TestOneInstanceDrivesAPipeline(t *testing.T) {
 		if b, err := s.Backfill(t.Context(), fmt.Sprint("b", i)); err != nil || b.Lease.Holder != "two" {
 			t.Errorf("%s is driven by %q (%v)", b.ID, b.Lease.Holder, err)
 		}
+	}
+}
+
+// slow is a store that takes its time to say which dates are due.
+type slow struct {
+	state.Store
+	release chan struct{}
+	asked   chan struct{}
+}
+
+func (s slow) Due(ctx context.Context, id string, now time.Time, limit int) ([]backfill.Date, error) {
+	select {
+	case s.asked <- struct{}{}:
+	default:
+	}
+	<-s.release
+	return s.Store.Due(ctx, id, now, limit)
+}
+
+// However long work takes, the lease is renewed beside it.
+func TestALeaseDoesNotLapseWhileThereIsMuchToDo(t *testing.T) {
+	t.Parallel()
+	store, err := sqlitestate.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	const day = backfill.Date(19700)
+	cal := backfill.NewCalendar([]backfill.Partition{{Date: day}})
+	p := &backfill.Pipeline{Name: "p", Phases: []backfill.Phase{{ID: "one", Processors: []backfill.Processor{{Name: "a"}}}}}
+	b := &backfill.Backfill{ID: "b", Version: "v", State: backfill.StateActive, Request: backfill.Request{Pipeline: "p"}, Calendar: cal, Dates: cal}
+	if err := store.PutPipeline(t.Context(), "v", p); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := store.CreateBackfill(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.CreateDates(t.Context(), "b", []backfill.Record{backfill.NewRecord(day, "")}); err != nil {
+		t.Fatal(err)
+	}
+	s := slow{store, make(chan struct{}), make(chan struct{}, 1)}
+	d := New(Options{
+		Store: s, Bus: nobody{}, Planner: &planner.Planner{}, Caller: NewCaller(nil), Log: slog.New(slog.DiscardHandler),
+		Now: time.Now, Holder: "me", LeaseTTL: 300 * time.Millisecond, Tick: time.Millisecond,
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	<-s.asked // from now on, nothing but renewing goes on
+	began := time.Now()
+	for time.Since(began) < 900*time.Millisecond {
+		if _, err := store.Acquire(t.Context(), "b", "another", time.Now(), time.Minute); err == nil {
+			t.Fatalf("another instance got the lease after %s", time.Since(began))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	close(s.release)
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -314,6 +314,8 @@ func (d *Dispatcher) flush(ctx context.Context, dr *drive) {
 	if !dirty {
 		return
 	}
+	dr.doc.Lock()
+	defer dr.doc.Unlock()
 	_, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
 		snap.DatesFailed, snap.DatesBlocked = b.Progress.DatesFailed, b.Progress.DatesBlocked
 		b.Progress = snap
