@@ -9,10 +9,11 @@ type Price struct {
 	Per    float64 // units
 	Unit   string
 	Source string
-	Read   string // the day on which the source said so
+	Read   string // the day on which this was looked up, in a stored copy of the source
 }
 
-// The prices. BigQuery and Pub/Sub cost the same in all of the US; Cloud Run is tier 1; Firestore is multi-region.
+// The prices, as far as stored copies of the pages give them: compare them with the pages before you rely on a
+// budget. BigQuery and Pub/Sub cost the same in all of the US; Cloud Run is tier 1; Firestore is multi-region.
 var (
 	BigQueryBytes   = Price{"BigQuery on demand", 6.25, 1 << 40, "bytes billed", "cloud.google.com/bigquery/pricing", "2026-11-24"}
 	RunVCPU         = Price{"Cloud Run CPU", 0.000024, 1, "vCPU seconds", "cloud.google.com/run/pricing", "2026-11-24"}
