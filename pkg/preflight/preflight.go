@@ -131,7 +131,7 @@ func (p *Preflight) environment(ctx context.Context, pl *backfill.Pipeline) []Fi
 
 // tables looks for the tables of a pipeline and the columns that it names.
 func (p *Preflight) tables(ctx context.Context, pl *backfill.Pipeline) []Finding {
-	want := Tables(pl)
+	want := named(pl)
 	names := make([]string, 0, len(want))
 	for name := range want {
 		names = append(names, name)
@@ -164,14 +164,14 @@ func (p *Preflight) table(ctx context.Context, name string, columns []string) Fi
 	return Finding{"tables", OK, name, ""}
 }
 
-// Tables lists the tables that a pipeline names, with the columns that it names of each.
-func Tables(pl *backfill.Pipeline) map[string][]string {
+// named lists the tables that a pipeline names, with the columns that it names of each.
+func named(pl *backfill.Pipeline) map[string][]string {
 	out := map[string][]string{}
 	add := func(table string, columns ...string) {
 		if table == "" {
 			return
 		}
-		for _, c := range append([]string(nil), columns...) {
+		for _, c := range columns {
 			if c != "" && !slices.Contains(out[table], c) {
 				out[table] = append(out[table], c)
 			}

@@ -34,9 +34,6 @@ func FromPercentiles(p50, p90 float64, source string) Spread {
 // P90 is the 90th percentile in seconds.
 func (s Spread) P90() float64 { return s.Median * math.Exp(s.Sigma*z90) }
 
-// Mean is the expected duration in seconds.
-func (s Spread) Mean() float64 { return s.Median * math.Exp(s.Sigma*s.Sigma/2) }
-
 // World is what lies outside Sluice.
 type World struct {
 	Durations map[backfill.Ref]Spread

@@ -36,7 +36,6 @@ type Server struct {
 	pub    bus.Publisher
 	log    *slog.Logger
 	now    func() time.Time
-	plans  *planner.Planner
 	before *preflight.Preflight
 	topics map[string]bool // the topics that may be posted to
 }
@@ -45,11 +44,10 @@ var _ sluicev1connect.BackfillServiceHandler = (*Server)(nil)
 
 // New makes a server. The pipelines' adapter topics may be posted to, besides our own.
 func New(store state.Store, pub bus.Publisher, before *preflight.Preflight, log *slog.Logger, now func() time.Time) *Server {
-	plans := before.Planner
-	s := &Server{store, pub, log, now, plans, before, map[string]bool{
+	s := &Server{store, pub, log, now, before, map[string]bool{
 		event.TopicRequests: true, event.TopicControls: true, event.TopicCompletions: true,
 	}}
-	for _, p := range plans.Pipelines {
+	for _, p := range before.Planner.Pipelines {
 		for i := range p.Phases {
 			if a := p.Phases[i].Completions; a != nil {
 				s.topics[a.Topic] = true

@@ -12,7 +12,7 @@ import (
 func (s *Server) Events(ctx context.Context, r *connect.Request[pb.EventsRequest], stream *connect.ServerStream[pb.EventsResponse]) error {
 	id := r.Msg.GetBackfillId()
 	sent := 0
-	err := s.plans.Warehouse.Events(ctx, id, func(e *pb.BackfillEvent) error {
+	err := s.before.Planner.Warehouse.Events(ctx, id, func(e *pb.BackfillEvent) error {
 		sent++
 		return stream.Send(&pb.EventsResponse{Event: e})
 	})

@@ -34,7 +34,7 @@ func (s *Server) forecast(ctx context.Context, m *pb.BackfillRequested, w planne
 	if req.ID == "" {
 		req.ID = freshID(req.Pipeline, s.now())
 	}
-	f, err := s.plans.Forecast(ctx, req, w, s.now())
+	f, err := s.before.Planner.Forecast(ctx, req, w, s.now())
 	if err != nil {
 		return nil, wire(err)
 	}

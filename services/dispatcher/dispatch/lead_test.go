@@ -3,57 +3,28 @@ package dispatch
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"sluice.dev/pkg/backfill"
-	"sluice.dev/pkg/event"
-	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/state"
-	"sluice.dev/pkg/state/sqlitestate"
 )
 
-type nobody struct{}
-
-func (nobody) Publish(context.Context, string, ...*event.Event) error { return nil }
+func small(name string) *backfill.Pipeline {
+	return &backfill.Pipeline{Name: name, Phases: []backfill.Phase{{ID: "one", Processors: []backfill.Processor{{Name: "a"}}}}}
+}
 
 // Limiters are kept in the memory of the instance that drives, so one instance drives all of a pipeline's backfills,
 // even when two began with one each; another pipeline's are for anybody.
 func TestOneInstanceDrivesAPipeline(t *testing.T) {
 	t.Parallel()
-	s, err := sqlitestate.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	s := openStore(t)
 	now := time.Now()
-	instance := func(name string) *Dispatcher {
-		return New(Options{
-			Store: s, Bus: nobody{}, Planner: &planner.Planner{}, Caller: NewCaller(nil), Log: slog.New(slog.DiscardHandler),
-			Now: func() time.Time { return now }, Holder: name, LeaseTTL: time.Minute, Tick: time.Second,
-		})
-	}
 	for i, pipeline := range []string{"p", "p", "p", "q"} {
-		day := backfill.Date(19700 + i)
-		cal := backfill.NewCalendar([]backfill.Partition{{Date: day}})
-		p := &backfill.Pipeline{Name: pipeline, Phases: []backfill.Phase{{ID: "one", Processors: []backfill.Processor{{Name: "a"}}}}}
-		if err := s.PutPipeline(t.Context(), "v", p); err != nil {
-			t.Fatal(err)
-		}
-		b := &backfill.Backfill{
-			ID: fmt.Sprint("b", i), Version: "v", State: backfill.StateActive, Request: backfill.Request{Pipeline: pipeline},
-			Calendar: cal, Dates: cal, CreatedAt: now.Add(time.Duration(i) * time.Second),
-		}
-		if _, _, err := s.CreateBackfill(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.CreateDates(t.Context(), b.ID, []backfill.Record{backfill.NewRecord(day, "")}); err != nil {
-			t.Fatal(err)
-		}
+		active(t, s, fmt.Sprint("b", i), small(pipeline), now.Add(time.Duration(i)*time.Second), backfill.Date(19700+i))
 	}
-	one, two := instance("one"), instance("two")
+	clock := func() time.Time { return now }
+	one, two := New(options(s, "one", clock)), New(options(s, "two", clock))
 	for id, d := range map[string]*Dispatcher{"b0": one, "b1": two, "b3": two} { // as when both begin at once
 		if err := d.take(t.Context(), id); err != nil {
 			t.Fatal(err)
@@ -73,6 +44,9 @@ func TestOneInstanceDrivesAPipeline(t *testing.T) {
 		}
 	}
 	now = now.Add(2 * time.Minute) // one is gone
+	for _, dr := range two.drives() {
+		two.renew(t.Context(), dr)
+	}
 	two.adopt(t.Context())
 	for i := range 4 {
 		if b, err := s.Backfill(t.Context(), fmt.Sprint("b", i)); err != nil || b.Lease.Holder != "two" {
@@ -81,11 +55,10 @@ func TestOneInstanceDrivesAPipeline(t *testing.T) {
 	}
 }
 
-// slow is a store that takes its time to say which dates are due.
+// slow is a store that does not say which dates are due before it is let.
 type slow struct {
 	state.Store
-	release chan struct{}
-	asked   chan struct{}
+	release, asked, renewed chan struct{}
 }
 
 func (s slow) Due(ctx context.Context, id string, now time.Time, limit int) ([]backfill.Date, error) {
@@ -97,42 +70,34 @@ func (s slow) Due(ctx context.Context, id string, now time.Time, limit int) ([]b
 	return s.Store.Due(ctx, id, now, limit)
 }
 
+func (s slow) Acquire(ctx context.Context, id, holder string, now time.Time, ttl time.Duration) (backfill.Lease, error) {
+	lease, err := s.Store.Acquire(ctx, id, holder, now, ttl)
+	select {
+	case s.renewed <- struct{}{}:
+	case <-s.release:
+	default:
+	}
+	return lease, err
+}
+
 // However long work takes, the lease is renewed beside it.
 func TestALeaseDoesNotLapseWhileThereIsMuchToDo(t *testing.T) {
 	t.Parallel()
-	store, err := sqlitestate.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = store.Close() })
-	const day = backfill.Date(19700)
-	cal := backfill.NewCalendar([]backfill.Partition{{Date: day}})
-	p := &backfill.Pipeline{Name: "p", Phases: []backfill.Phase{{ID: "one", Processors: []backfill.Processor{{Name: "a"}}}}}
-	b := &backfill.Backfill{ID: "b", Version: "v", State: backfill.StateActive, Request: backfill.Request{Pipeline: "p"}, Calendar: cal, Dates: cal}
-	if err := store.PutPipeline(t.Context(), "v", p); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := store.CreateBackfill(t.Context(), b); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.CreateDates(t.Context(), "b", []backfill.Record{backfill.NewRecord(day, "")}); err != nil {
-		t.Fatal(err)
-	}
-	s := slow{store, make(chan struct{}), make(chan struct{}, 1)}
-	d := New(Options{
-		Store: s, Bus: nobody{}, Planner: &planner.Planner{}, Caller: NewCaller(nil), Log: slog.New(slog.DiscardHandler),
-		Now: time.Now, Holder: "me", LeaseTTL: 300 * time.Millisecond, Tick: time.Millisecond,
-	})
+	store := openStore(t)
+	active(t, store, "b", small("p"), time.Now(), 19700)
+	s := slow{store, make(chan struct{}), make(chan struct{}), make(chan struct{})}
+	o := options(s, "me", time.Now)
+	o.LeaseTTL, o.Tick = 30*time.Millisecond, time.Millisecond
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- d.Run(ctx) }()
+	go func() { ended <- New(o).Run(ctx) }()
 	<-s.asked // from now on, nothing but renewing goes on
-	began := time.Now()
-	for time.Since(began) < 900*time.Millisecond {
-		if _, err := store.Acquire(t.Context(), "b", "another", time.Now(), time.Minute); err == nil {
-			t.Fatalf("another instance got the lease after %s", time.Since(began))
+	for n := range 3 {
+		select {
+		case <-s.renewed:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("renewed %d times", n)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	stop()
 	close(s.release)

@@ -2,16 +2,12 @@ package dispatch
 
 import (
 	"context"
-	"log/slog"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
-	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/state"
-	"sluice.dev/pkg/state/sqlitestate"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -35,42 +31,24 @@ func TestATimerIsNotLostWhenTheDateChangesMeanwhile(t *testing.T) {
 	for name, trigger := range map[string]backfill.Trigger{"the platform starts it": {}, "we call it": {HTTP: &backfill.HTTPTrigger{URL: "http://127.0.0.1:1/"}}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, err := sqlitestate.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = s.Close() })
+			s := openStore(t)
 			proc := func(name string) backfill.Processor {
 				return backfill.Processor{Name: name, Timeout: time.Hour, Attempts: 3, Backoff: backfill.Backoff{Initial: time.Hour, Max: time.Hour}}
 			}
 			p := &backfill.Pipeline{Name: "p", Phases: []backfill.Phase{{ID: "one", Trigger: trigger, Processors: []backfill.Processor{proc("a"), proc("b")}}}}
-			cal := backfill.NewCalendar([]backfill.Partition{{Date: day}})
-			b := &backfill.Backfill{ID: "b", Version: "v", State: backfill.StateActive, Request: backfill.Request{ID: "b", Pipeline: "p"}, Calendar: cal, Dates: cal}
 			fact := func(processor string, k backfill.Kind, attempt int) backfill.Fact {
 				return backfill.Fact{Key: backfill.Key{Phase: "one", Processor: processor, Kind: k, Attempt: attempt}, Value: backfill.Value{At: now}}
 			}
-			if err := s.PutPipeline(t.Context(), "v", p); err != nil {
-				t.Fatal(err)
-			}
-			if _, _, err := s.CreateBackfill(t.Context(), b); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.CreateDates(t.Context(), "b", []backfill.Record{backfill.NewRecord(day, "", fact("a", backfill.Failed, 1))}); err != nil {
-				t.Fatal(err)
-			}
+			active(t, s, "b", p, now, day, fact("a", backfill.Failed, 1))
 			happened := false
-			d := New(Options{
-				Store: busy{s, func() {
-					if !happened {
-						happened = true
-						if _, err := s.Merge(t.Context(), "b", day, time.Time{}, fact("b", backfill.Succeeded, 1)); err != nil {
-							t.Error(err)
-						}
+			d := New(options(busy{s, func() {
+				if !happened {
+					happened = true
+					if _, err := s.Merge(t.Context(), "b", day, time.Time{}, fact("b", backfill.Succeeded, 1)); err != nil {
+						t.Error(err)
 					}
-				}},
-				Bus: nobody{}, Planner: &planner.Planner{}, Caller: NewCaller(nil), Log: slog.New(slog.DiscardHandler),
-				Now: func() time.Time { return now }, Holder: "me", LeaseTTL: time.Minute, Tick: time.Second,
-			})
+				}
+			}}, "me", func() time.Time { return now }))
 			if err := d.take(t.Context(), "b"); err != nil {
 				t.Fatal(err)
 			}
