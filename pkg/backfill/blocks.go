@@ -32,6 +32,30 @@ func (b *Blocked) By(c Cell) []Cell {
 	return out
 }
 
+// ByCheck lists every cell that waits for a failed check of a phase: what comes after it on the same date, and what
+// waits for that.
+func (b *Blocked) ByCheck(c Cell) []Cell {
+	i, ok := b.scope.Dates.Index(c.Date)
+	if !ok {
+		return nil
+	}
+	seen := map[Cell]bool{}
+	var out []Cell
+	for _, ph := range b.scope.Phases(b.scope.Dates.At(i).Season) {
+		if !slices.Contains(ph.After, c.Phase) {
+			continue
+		}
+		first := Cell{c.Date, ph.ID}
+		for _, cell := range append([]Cell{first}, b.By(first)...) {
+			if !seen[cell] {
+				seen[cell] = true
+				out = append(out, cell)
+			}
+		}
+	}
+	return out
+}
+
 // waiters lists the cells that wait for this one directly.
 func (b *Blocked) waiters(c Cell) []Cell {
 	var out []Cell

@@ -96,10 +96,15 @@ type Failure struct {
 	Run
 }
 
-// Failures lists the exhausted processors of a date.
+// Failures lists the exhausted processors and the failed checks of a date.
 func (s *Scope) Failures(r *Record) []Failure {
 	var out []Failure
 	for _, ph := range s.Phases(r.Season) {
+		for _, c := range s.Blocking(ph.ID, r.Season) {
+			if run := r.Check(c); run.State == CheckIsBad {
+				out = append(out, Failure{c.Ref(), Run{State: RunExhausted, Attempt: run.Attempt + 1, LastError: run.Detail, Retryable: true}})
+			}
+		}
 		for i := range ph.Processors {
 			if run := r.Run(s.ID, ph, &ph.Processors[i]); run.State == RunExhausted {
 				out = append(out, Failure{Ref{ph.ID, ph.Processors[i].Name}, run})

@@ -34,24 +34,38 @@ type Opening struct {
 	Waits []Cell
 	// Ask lists cells whose state must be learnt before more can be said.
 	Ask []Cell
+	// Checks lists complete phases of the date whose blocking checks must be run before more can be said.
+	Checks []string
 }
 
 // Open decides which processors of a phase may start on the record's date. It never lets a processor go
 // whose needs are not all succeeded, skipped or waived.
 func (s *Scope) Open(r *Record, ph *Phase, known Known) Opening {
 	var o Opening
-	if !ph.GateNeeds {
-		for _, after := range ph.After {
-			if !s.Complete(r, after) {
-				return o
-			}
+	held := false
+	for _, after := range ph.After {
+		complete := s.Complete(r, after)
+		if !complete && !ph.GateNeeds {
+			return Opening{}
 		}
+		if !complete {
+			continue
+		}
+		// What does not wait for the whole phase does not wait for its checks either, unless one has failed.
+		ok, pending := s.passes(r, after)
+		if pending && !ph.GateNeeds {
+			o.Checks = append(o.Checks, after)
+		}
+		held = held || (!ok && (!pending || !ph.GateNeeds))
+	}
+	if held {
+		return o
 	}
 	if !s.allComplete(s.barrier(r.Date, ph), r.Date, known, &o) {
 		return o
 	}
 	perPhase := ph.Trigger.HTTP != nil && ph.Trigger.HTTP.PerPhase
-	held := false
+	held = false
 	for i := range ph.Processors {
 		proc := &ph.Processors[i]
 		if r.Run(s.ID, ph, proc).State.Done() {

@@ -14,6 +14,17 @@ type Pipeline struct {
 	Limiters  map[string]Limiter `json:"limiters,omitempty"`
 	Phases    []Phase            `json:"phases"`
 	Checks    []Check            `json:"checks,omitempty"`
+	BigQuery  BigQuery           `json:"bigquery,omitzero"`
+}
+
+// BigQuery says which of the project's jobs are the pipeline's, and when they are too many.
+type BigQuery struct {
+	// ServiceAccounts run the processors: what they are billed while a backfill runs is the backfill's.
+	ServiceAccounts []string `json:"service_accounts,omitempty"`
+	// PendingJobs and Queue are how many jobs may wait, and how long on average, before phases with outputs slow
+	// down; 0 for no bound.
+	PendingJobs int           `json:"pending_jobs,omitempty"`
+	Queue       time.Duration `json:"queue,omitempty"`
 }
 
 // Check is a question about the data that a phase has written. Which fields count depends on the kind.
@@ -63,6 +74,29 @@ type HistorySource struct {
 	Status    string   `json:"status"`
 	Succeeded []string `json:"succeeded"`
 	Duration  string   `json:"duration,omitempty"` // column with seconds, for forecasts
+	// What follows is for adopting outcomes and for writing runs back.
+	RunID    string   `json:"run_id,omitempty"`
+	Started  string   `json:"started,omitempty"`
+	Finished string   `json:"finished,omitempty"`
+	Records  string   `json:"records,omitempty"`
+	Failed   []string `json:"failed,omitempty"`
+	Partial  []string `json:"partial,omitempty"`
+	Skipped  []string `json:"skipped,omitempty"`
+	// Write says that runs of ours are written back.
+	Write bool `json:"write,omitempty"`
+}
+
+// Outcome is what a status of the history means as a completion; empty for one that is no outcome, such as a run
+// that is said to be running.
+func (h *HistorySource) Outcome(status string) string {
+	for outcome, words := range map[string][]string{
+		"succeeded": h.Succeeded, "failed": h.Failed, "partial": h.Partial, "skipped": h.Skipped,
+	} {
+		if slices.Contains(words, status) {
+			return outcome
+		}
+	}
+	return ""
 }
 
 // Limiter guards one outside API. Rate is calls per second, 0 for no rate; InFlight is 0 for no cap.
@@ -70,6 +104,7 @@ type Limiter struct {
 	Rate     float64 `json:"rate,omitempty"`
 	Burst    int     `json:"burst,omitempty"`
 	InFlight int     `json:"in_flight,omitempty"`
+	PerDay   int     `json:"per_day,omitempty"` // quota of the outside API, 0 for none; plans are held to it
 }
 
 // Phase is a set of processors that run once per date.
@@ -81,6 +116,7 @@ type Phase struct {
 	Trigger       Trigger     `json:"trigger"`
 	OnTimeout     *Retrigger  `json:"on_timeout,omitempty"`
 	Completions   *Adapter    `json:"completions,omitempty"`
+	Adopt         bool        `json:"adopt,omitempty"` // its processors report nothing: the history tells how they ended
 	MaxDates      int         `json:"max_dates,omitempty"`
 	MaxProcessors int         `json:"max_processors,omitempty"`
 	Ramp          Ramp        `json:"ramp"`

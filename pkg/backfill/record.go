@@ -18,11 +18,13 @@ const (
 	Failed       Kind = "failed"
 	Rejected     Kind = "rejected"
 	ReportedSkip Kind = "reported_skip"
-	Skipped      Kind = "skipped"   // planned: history says it is done
-	Waived       Kind = "waived"    // a person said to go on without it
-	Retried      Kind = "retried"   // a person granted new attempts after Attempt
-	Triggered    Kind = "triggered" // the gate is open; Processor "" means every processor without conditions of its own
-	Complete     Kind = "complete"  // the phase stands at N/N
+	Skipped      Kind = "skipped"      // planned: history says it is done
+	Waived       Kind = "waived"       // a person said to go on without it
+	Retried      Kind = "retried"      // a person granted new attempts after Attempt
+	Triggered    Kind = "triggered"    // the gate is open; Processor "" means every processor without conditions of its own
+	Complete     Kind = "complete"     // the phase stands at N/N
+	CheckPassed  Kind = "check_passed" // the data of the phase are as a blocking check wants them
+	CheckFailed  Kind = "check_failed"
 )
 
 // Key names a fact. Everything that decides a state is in the key, so it does not matter which of two

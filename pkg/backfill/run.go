@@ -71,7 +71,7 @@ func look(facts []Fact, n int, proc *Processor) attempt {
 			a.accepted = true
 		case Retried:
 			a.retried = true
-		case Skipped, Waived, Triggered, Complete:
+		case Skipped, Waived, Triggered, Complete, CheckPassed, CheckFailed:
 		}
 	}
 	return a

@@ -44,6 +44,10 @@ func (s State) Refuses(action string) string {
 		ok = running || s == StateCancelling || s == StateCancelled
 	case "retry", "waive":
 		ok = running || s == StateIncomplete || s == StateCompleted
+	case "rollback":
+		ok = s == StateIncomplete || s == StateCompleted || s == StateCancelled
+	case "release", "forget":
+		ok = s.Ended()
 	}
 	if ok {
 		return ""
@@ -110,7 +114,33 @@ type Backfill struct {
 	Progress   Progress  `json:"progress"`
 	// Limits are the request's, until a control changes them.
 	Limits map[string]Limits `json:"limits,omitempty"`
+	Budget Budget            `json:"budget,omitzero"`
+	// Planned is what the plan said when the backfill began.
+	Planned Planned `json:"planned,omitzero"`
+	// Rollbacks are those that were asked for, the newest last.
+	Rollbacks []Rollback `json:"rollbacks,omitempty"`
+	// ExpiresAt is when the documents of an ended backfill may be removed; zero for never.
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
 }
+
+// Budget is how much a backfill may spend, and whether it was said that it is nearly used up.
+type Budget struct {
+	USD    float64 `json:"usd,omitempty"` // 0 for no bound
+	Warned bool    `json:"warned,omitempty"`
+}
+
+// Planned is what a forecast said.
+type Planned struct {
+	P50  time.Duration `json:"p50,omitempty"`
+	P90  time.Duration `json:"p90,omitempty"`
+	USD  float64       `json:"usd,omitempty"`
+	Runs int           `json:"runs,omitempty"`
+	// EachUSD is what a run of a phase is expected to cost.
+	EachUSD map[string]float64 `json:"each_usd,omitempty"`
+}
+
+// Key is the id and the time of birth: an id may be used again once its backfill was refused or forgotten.
+func (b *Backfill) Key() string { return fmt.Sprintf("%s@%d", b.ID, b.CreatedAt.UnixNano()) }
 
 // Lease says which dispatcher drives the backfill. Epoch grows with every change of holder; a write that
 // carries an older epoch is refused.
@@ -132,6 +162,20 @@ type Progress struct {
 	Throttles     int             `json:"throttles"`
 	Rate          float64         `json:"rate"`
 	ETA           time.Time       `json:"eta,omitzero"`
+	// BusySeconds is how long all attempts took together; BytesReported is what processors said that they were billed.
+	BusySeconds   float64 `json:"busy_seconds,omitempty"`
+	BytesReported int64   `json:"bytes_reported,omitempty"`
+	Spend         []Spent `json:"spend,omitempty"`
+	SpendUSD      float64 `json:"spend_usd,omitempty"`
+	ForecastUSD   float64 `json:"forecast_usd,omitempty"` // of the whole run
+}
+
+// Spent is a part of what a backfill has cost so far.
+type Spent struct {
+	What   string  `json:"what"`
+	Amount float64 `json:"amount"`
+	Unit   string  `json:"unit"`
+	USD    float64 `json:"usd"`
 }
 
 // PhaseProgress counts a phase over all dates.
@@ -194,7 +238,9 @@ func (t Tally) Complete() bool { return t.Done() == t.Total }
 
 // Scope is a backfill with its pipeline: what every decision needs besides the record. It is immutable.
 type Scope struct {
-	ID       string
+	ID string
+	// Key tells backfills apart that had the same id one after the other, for what is remembered of them.
+	Key      string
 	Pipeline *Pipeline
 	Order    Order
 	Validate int
@@ -207,7 +253,7 @@ type Scope struct {
 // NewScope prepares a backfill for decisions.
 func NewScope(b *Backfill, p *Pipeline) *Scope {
 	s := &Scope{
-		ID: b.ID, Pipeline: p, Order: b.Request.Order, Validate: b.Request.ValidateFirst,
+		ID: b.ID, Key: b.Key(), Pipeline: p, Order: b.Request.Order, Validate: b.Request.ValidateFirst,
 		Calendar: b.Calendar, Dates: b.Dates, selected: make(map[string]bool, len(p.Phases)),
 	}
 	for i := range p.Phases {

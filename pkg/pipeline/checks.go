@@ -22,6 +22,9 @@ func (c *compiler) checks() {
 			c.faultf(at+"/after", "after names the unknown phase %q", b.After)
 		}
 		c.check(at, b)
+		if b.Kind == "season_over_season" && b.Blocking {
+			c.faultf(at+"/blocking", "a check of kind season_over_season looks at whole seasons and cannot hold single dates: leave blocking out")
+		}
 		check := backfill.Check{
 			Name: b.Name, After: b.After, Kind: b.Kind, Blocking: b.Blocking, Over: b.Over, To: b.To, Column: b.Column, Columns: b.Columns,
 			Min: b.Min, Max: b.Max, Table: b.Table, Metrics: b.Metrics, MaxChange: b.MaxChange, Query: b.Query, Expect: b.Expect,

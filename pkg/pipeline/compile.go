@@ -48,6 +48,7 @@ func (c *compiler) compile() *backfill.Pipeline {
 		c.p.Phases = append(c.p.Phases, c.phase(at, i, b, rules))
 	}
 	c.checks()
+	c.bigquery()
 	if len(c.faults) == 0 {
 		c.references()
 		c.cycles()
@@ -114,11 +115,46 @@ func (c *compiler) history() {
 	for field, column := range map[string]string{"processor": h.Processor, "date": h.Date, "phase": h.Phase, "status": h.Status} {
 		c.identifiers("/history/"+field, column)
 	}
-	if h.Duration != "" {
-		c.identifiers("/history/duration", h.Duration)
+	for field, column := range map[string]string{"duration": h.Duration, "run_id": h.RunID, "started": h.Started, "finished": h.Finished, "records": h.Records} {
+		if column != "" {
+			c.identifiers("/history/"+field, column)
+		}
+	}
+	seen := map[string]bool{}
+	for _, word := range slices.Concat(h.Succeeded, h.Failed, h.Partial, h.Skipped) {
+		if seen[word] {
+			c.faultf("/history", "the status %q means two things: list it once", word)
+		}
+		seen[word] = true
+	}
+	if h.Write && h.RunID == "" {
+		c.faultf("/history/write", "to write runs back, name the column of their ids: run_id")
 	}
 	c.p.History = &backfill.HistorySource{
 		Table: h.Table, Processor: h.Processor, Date: h.Date, Phase: h.Phase, Status: h.Status, Succeeded: h.Succeeded, Duration: h.Duration,
+		RunID: h.RunID, Started: h.Started, Finished: h.Finished, Records: h.Records, Failed: h.Failed, Partial: h.Partial, Skipped: h.Skipped, Write: h.Write,
+	}
+}
+
+func (c *compiler) bigquery() {
+	b := c.file.BigQuery
+	if b == nil {
+		return
+	}
+	c.p.BigQuery.ServiceAccounts = b.ServiceAccounts
+	for i, account := range b.ServiceAccounts {
+		if !strings.Contains(account, "@") {
+			c.faultf(fmt.Sprintf("/bigquery/service_accounts/%d", i), "%q is no service account: write it as name@project.iam.gserviceaccount.com", account)
+		}
+	}
+	if p := b.SlotPressure; p != nil {
+		if p.PendingJobs == 0 && p.Queue == "" {
+			c.faultf("/bigquery/slot_pressure", "it bounds nothing: give it pending_jobs, queue or both")
+		}
+		c.p.BigQuery.PendingJobs = p.PendingJobs
+		if p.Queue != "" {
+			c.p.BigQuery.Queue = c.duration("/bigquery/slot_pressure/queue", p.Queue)
+		}
 	}
 }
 
@@ -136,7 +172,7 @@ func (c *compiler) identifiers(at string, names ...string) {
 
 func (c *compiler) limiter(name string, b LimitRule) {
 	at := "/limiters/" + name
-	l := backfill.Limiter{Burst: b.Burst, InFlight: b.InFlight}
+	l := backfill.Limiter{Burst: b.Burst, InFlight: b.InFlight, PerDay: b.PerDay}
 	if b.Rate == "" && b.InFlight == 0 {
 		c.faultf(at, "limiter %q limits nothing: give it a rate, in_flight or both", name)
 	}
@@ -218,6 +254,7 @@ func (c *compiler) duration(at, s string) time.Duration {
 func (c *compiler) phase(at string, i int, b *PhaseBlock, rules backfill.Processor) backfill.Phase {
 	ph := backfill.Phase{
 		ID: b.ID, After: b.After, GateNeeds: b.Gate == "needs", MaxDates: b.MaxDates, MaxProcessors: b.MaxProcessors, Outputs: b.Outputs,
+		Adopt: b.Adopt,
 	}
 	if b.After == nil && i > 0 {
 		ph.After = []string{c.file.Phases[i-1].ID}
@@ -233,6 +270,12 @@ func (c *compiler) phase(at string, i int, b *PhaseBlock, rules backfill.Process
 	}
 	c.trigger(at, b, &ph)
 	c.adapter(at+"/completions", b.Completions, &ph)
+	switch h := c.file.History; {
+	case b.Adopt && (h == nil || h.Finished == ""):
+		c.faultf(at+"/adopt", "to adopt outcomes, history must be there and name the column finished, which tells new runs from old ones")
+	case b.Adopt && ph.Trigger.HTTP != nil && !ph.Trigger.HTTP.Async:
+		c.faultf(at+"/adopt", "the answer to a synchronous call is its outcome: leave adopt out, or say reply: async")
+	}
 	if b.OnTimeout != nil {
 		ph.OnTimeout = &backfill.Retrigger{Phase: b.OnTimeout.Retrigger, Match: b.OnTimeout.Match}
 	}
@@ -252,8 +295,8 @@ func (c *compiler) phase(at string, i int, b *PhaseBlock, rules backfill.Process
 func (c *compiler) processor(at string, ph *PhaseBlock, b *ProcessorBlock, pr backfill.Processor) backfill.Processor {
 	c.rules(at, b.RunRules, &pr)
 	pr.Name, pr.Limiter, pr.AcceptPartial = b.Name, b.Limiter, b.AcceptPartial
-	if b.Name == "" || strings.ContainsAny(b.Name, "/ \t\n") {
-		c.faultf(at, "%q is not a processor name: it must not be empty or hold spaces or slashes", b.Name)
+	if _, check := backfill.CheckName(b.Name); check || b.Name == "" || strings.ContainsAny(b.Name, "/ \t\n") {
+		c.faultf(at, "%q is not a processor name: it must not be empty, hold spaces or slashes, or begin with check:", b.Name)
 	}
 	if _, ok := c.p.Limiters[b.Limiter]; b.Limiter != "" && !ok {
 		c.faultf(at+"/limiter", "limiter %q is not declared under limiters", b.Limiter)

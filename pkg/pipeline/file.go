@@ -11,6 +11,19 @@ type File struct {
 	Limiters  map[string]LimitRule `json:"limiters,omitempty"`
 	Phases    []PhaseBlock         `json:"phases"             jsonschema:"minItems=1"`
 	Checks    []CheckBlock         `json:"checks,omitempty"`
+	BigQuery  *BigQueryBlock       `json:"bigquery,omitempty"`
+}
+
+// BigQueryBlock says which of the project's jobs are the pipeline's, and when they are too many.
+type BigQueryBlock struct {
+	ServiceAccounts []string       `json:"service_accounts,omitempty" jsonschema:"description=The processors' service accounts: what their queries are billed while a backfill runs counts as its spend"`
+	SlotPressure    *PressureBlock `json:"slot_pressure,omitempty"`
+}
+
+// PressureBlock is when the phases with outputs slow down for the warehouse's sake.
+type PressureBlock struct {
+	PendingJobs int    `json:"pending_jobs,omitempty" jsonschema:"minimum=1,description=So many jobs may wait for slots"`
+	Queue       string `json:"queue,omitempty"        jsonschema:"description=So long may jobs wait on average, e.g. 20s"`
 }
 
 // PartitionBlock says which column partitions the tables and where the dates come from.
@@ -42,6 +55,14 @@ type HistoryBlock struct {
 	Status    string   `json:"status"`
 	Succeeded []string `json:"succeeded"          jsonschema:"minItems=1"`
 	Duration  string   `json:"duration,omitempty" jsonschema:"description=Column with the seconds that a run took: forecasts use its percentiles"`
+	RunID     string   `json:"run_id,omitempty"   jsonschema:"description=Column that names a run"`
+	Started   string   `json:"started,omitempty"  jsonschema:"description=Column with the time when a run began"`
+	Finished  string   `json:"finished,omitempty" jsonschema:"description=Column with the time when a run ended; phases with adopt need it"`
+	Records   string   `json:"records,omitempty"  jsonschema:"description=Column with the number of records"`
+	Failed    []string `json:"failed,omitempty"   jsonschema:"description=Statuses of runs that failed"`
+	Partial   []string `json:"partial,omitempty"  jsonschema:"description=Statuses of runs that succeeded in part"`
+	Skipped   []string `json:"skipped,omitempty"  jsonschema:"description=Statuses of runs that had nothing to do"`
+	Write     bool     `json:"write,omitempty"    jsonschema:"description=Write the runs of backfills into the table; needs run_id"`
 }
 
 // RunRules are the retry rules of a processor; what is left out is taken from the level above.
@@ -70,6 +91,7 @@ type LimitRule struct {
 	Rate     string `json:"rate,omitempty"      jsonschema:"description=Calls per second (5/s) or minute (300/m) or hour"`
 	Burst    int    `json:"burst,omitempty"     jsonschema:"minimum=1"`
 	InFlight int    `json:"in_flight,omitempty" jsonschema:"minimum=1"`
+	PerDay   int    `json:"per_day,omitempty"   jsonschema:"minimum=1,description=The outside API's quota of calls a day: preflight holds plans to it"`
 }
 
 // PhaseBlock is one phase.
@@ -81,6 +103,7 @@ type PhaseBlock struct {
 	Trigger       *TriggerBlock    `json:"trigger,omitempty"`
 	OnTimeout     *RetriggerBlock  `json:"on_timeout,omitempty"`
 	Completions   *AdapterBlock    `json:"completions,omitempty"`
+	Adopt         bool             `json:"adopt,omitempty"          jsonschema:"description=The processors report nothing: outcomes are read from the history table"`
 	MaxDates      int              `json:"max_dates,omitempty"      jsonschema:"minimum=1"`
 	MaxProcessors int              `json:"max_processors,omitempty" jsonschema:"minimum=1"`
 	Ramp          *RampBlock       `json:"ramp,omitempty"`

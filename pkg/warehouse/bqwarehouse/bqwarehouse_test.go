@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"cloud.google.com/go/bigquery"
 	"google.golang.org/api/option"
@@ -50,7 +51,9 @@ func TestWarehouse(t *testing.T) {
 			_ = client.Dataset(f.dataset).DeleteWithContents(context.Background())
 			_ = client.Close()
 		})
-		w, err := bqwarehouse.Open(t.Context(), bqwarehouse.Options{Project: project, Journal: f.dataset + ".journal"}, options...)
+		w, err := bqwarehouse.Open(t.Context(), bqwarehouse.Options{
+			Project: project, Journal: f.dataset + ".journal", JobsView: "`" + f.dataset + ".jobs`", Emulator: true,
+		}, options...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,8 +74,13 @@ func (f tables) Create(t *testing.T, table, date string, columns []string, rows 
 	var schema bigquery.Schema
 	for _, c := range columns {
 		typ := bigquery.StringFieldType
-		if c == date {
+		switch {
+		case c == date:
 			typ = bigquery.DateFieldType
+		case strings.HasSuffix(c, "_at"):
+			typ = bigquery.TimestampFieldType
+		case strings.HasSuffix(c, "_n"):
+			typ = bigquery.IntegerFieldType
 		}
 		schema = append(schema, &bigquery.FieldSchema{Name: c, Type: typ})
 	}
@@ -94,5 +102,54 @@ func (f tables) Create(t *testing.T, table, date string, columns []string, rows 
 			t.Fatal(err)
 		}
 		savers = savers[n:]
+	}
+}
+
+// jobColumns are the columns of INFORMATION_SCHEMA.JOBS that the queries use, with their documented types.
+func jobColumns(t *testing.T) bigquery.Schema {
+	t.Helper()
+	var s bigquery.Schema
+	for name, typ := range documented(t) {
+		switch {
+		case !usedInJobs(name):
+		case typ == "RECORD":
+			s = append(s, &bigquery.FieldSchema{Name: name, Type: bigquery.RecordFieldType, Repeated: true, Schema: bigquery.Schema{
+				{Name: "key", Type: bigquery.StringFieldType}, {Name: "value", Type: bigquery.StringFieldType},
+			}})
+		default:
+			s = append(s, &bigquery.FieldSchema{Name: name, Type: bigquery.FieldType(typ)})
+		}
+	}
+	return s
+}
+
+// Jobs makes a table like the view, which the emulator does not have.
+func (f tables) Jobs(t *testing.T, list ...warehousetest.Job) {
+	t.Helper()
+	tab := f.client.Dataset(f.dataset).Table("jobs")
+	if _, err := tab.Metadata(t.Context()); err != nil {
+		if err := tab.Create(t.Context(), &bigquery.TableMetadata{Schema: jobColumns(t)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, j := range list {
+		at := func(v time.Time) string {
+			if v.IsZero() {
+				return "NULL"
+			}
+			return "TIMESTAMP_MILLIS(" + fmt.Sprint(v.UnixMilli()) + ")"
+		}
+		state, labels := "RUNNING", "[STRUCT('sluice_backfill' AS key, '"+j.Backfill+"' AS value)]"
+		if j.Started.IsZero() {
+			state = "PENDING"
+		}
+		if j.Backfill == "" {
+			labels = "[STRUCT('team' AS key, 'data' AS value)]"
+		}
+		sql := fmt.Sprintf("INSERT INTO `%s.jobs` (job_id, job_type, statement_type, state, user_email, creation_time, start_time, total_bytes_billed, labels) "+
+			"VALUES ('%s', 'QUERY', 'SELECT', '%s', '%s', %s, %s, %d, %s)", f.dataset, j.ID, state, j.Account, at(j.Created), at(j.Started), j.Billed, labels)
+		if _, err := f.client.Query(sql).Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -3,9 +3,11 @@ package sqlitewarehouse_test
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/warehouse"
 	"sluice.dev/pkg/warehouse/sqlitewarehouse"
 	"sluice.dev/pkg/warehouse/warehousetest"
@@ -25,6 +27,15 @@ func (f tables) Create(t *testing.T, table, date string, columns []string, rows 
 	}
 	if err := f.w.Insert(t.Context(), tab, rows); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func (f tables) Jobs(t *testing.T, list ...warehousetest.Job) {
+	t.Helper()
+	for _, j := range list {
+		if err := f.w.AddJobs(t.Context(), sqlitewarehouse.Job(j)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -63,5 +74,39 @@ func TestReplacingAPartition(t *testing.T) {
 	}
 	if n, err := w.Count(t.Context(), tab.Name, "game_date", "2024-01-01"); err != nil || n != 2 {
 		t.Errorf("%d rows, %v", n, err)
+	}
+}
+
+func TestSnapshotsExpire(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	defer w.Close()
+	tab := sqlitewarehouse.Table{Name: "raw.games", Columns: []string{"game_date", "n"}, Partition: "game_date"}
+	if err := w.CreateTable(t.Context(), tab); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), tab.Name, "raw.old", time.Now().Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), tab.Name, "raw.fresh", time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Columns(t.Context(), "raw.old"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("an old snapshot is still there: %v", err)
+	}
+	if _, err := w.Columns(t.Context(), "raw.fresh"); err != nil {
+		t.Errorf("a fresh snapshot is gone: %v", err)
+	}
+}
+
+func TestNoStatistics(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	defer w.Close()
+	if _, err := w.Billed(t.Context(), "b", nil, time.Time{}, time.Time{}); !fault.Is(err, fault.Unsupported) {
+		t.Errorf("billed: %v", err)
+	}
+	if _, err := w.Queue(t.Context(), time.Time{}); !fault.Is(err, fault.Unsupported) {
+		t.Errorf("queue: %v", err)
 	}
 }

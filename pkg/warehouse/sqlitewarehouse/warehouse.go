@@ -4,8 +4,8 @@ package sqlitewarehouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -24,7 +24,8 @@ var _ warehouse.Warehouse = (*Warehouse)(nil)
 
 const schema = `
 CREATE TABLE IF NOT EXISTS sluice_journal(backfill TEXT NOT NULL, at INTEGER NOT NULL, id TEXT NOT NULL, event BLOB NOT NULL,
-	PRIMARY KEY(backfill, at, id)) WITHOUT ROWID;`
+	PRIMARY KEY(backfill, at, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sluice_snapshots(name TEXT PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID;`
 
 // linger is how long a write may wait to share its transaction: the journal is long and nobody waits for it.
 const linger = 5 * time.Millisecond
@@ -35,7 +36,11 @@ func Open(ctx context.Context, path string) (*Warehouse, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Warehouse{db}, nil
+	w := &Warehouse{db}
+	if err := w.expire(ctx, time.Now()); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return w, nil
 }
 
 // Close implements warehouse.Warehouse.
@@ -73,72 +78,6 @@ func (w *Warehouse) Calendar(ctx context.Context, t backfill.CalendarTable) ([]b
 			return nil, fault.New(fault.Invalid, "reading the calendar %s: %w", t.Table, err)
 		}
 		out = append(out, p)
-	}
-	return out, rows.Err()
-}
-
-// Done implements warehouse.Warehouse.
-func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to backfill.Date, f func(warehouse.Run)) error {
-	if err := w.check(ctx, h.Table, h.Processor, h.Date, h.Phase, h.Status); err != nil {
-		return err
-	}
-	args := []any{from.String(), to.String()}
-	for _, s := range h.Succeeded {
-		args = append(args, s)
-	}
-	query := fmt.Sprintf("SELECT DISTINCT %s, %s, %s FROM %s WHERE %s BETWEEN ? AND ? AND %s IN (%s)",
-		quote(h.Date), quote(h.Phase), quote(h.Processor), quote(h.Table), quote(h.Date), quote(h.Status),
-		strings.TrimSuffix(strings.Repeat("?,", len(h.Succeeded)), ","))
-	rows, err := w.db.QueryContext(ctx, query, args...)
-	if err != nil {
-		return fmt.Errorf("reading the history %s: %w", h.Table, err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var day string
-		var r warehouse.Run
-		if err := rows.Scan(&day, &r.Phase, &r.Processor); err != nil {
-			return fmt.Errorf("reading the history %s: %w", h.Table, err)
-		}
-		if r.Date, err = backfill.ParseDate(day); err != nil {
-			return fault.New(fault.Invalid, "reading the history %s: %w", h.Table, err)
-		}
-		f(r)
-	}
-	return rows.Err()
-}
-
-// Durations implements warehouse.Warehouse.
-func (w *Warehouse) Durations(ctx context.Context, h backfill.HistorySource, from, to backfill.Date) ([]warehouse.Duration, error) {
-	if h.Duration == "" {
-		return nil, nil
-	}
-	if err := w.check(ctx, h.Table, h.Processor, h.Date, h.Phase, h.Status, h.Duration); err != nil {
-		return nil, err
-	}
-	args := []any{from.String(), to.String()}
-	for _, s := range h.Succeeded {
-		args = append(args, s)
-	}
-	seconds := "CAST(" + quote(h.Duration) + " AS REAL)"
-	rows, err := w.db.QueryContext(ctx, fmt.Sprintf(
-		"SELECT phase, processor, n, min(CASE WHEN 2*r >= n THEN s END), min(CASE WHEN 10*r >= 9*n THEN s END) FROM ("+
-			"SELECT %[1]s AS phase, %[2]s AS processor, %[3]s AS s, row_number() OVER (PARTITION BY %[1]s, %[2]s ORDER BY %[3]s) AS r, "+
-			"count(*) OVER (PARTITION BY %[1]s, %[2]s) AS n FROM %[4]s WHERE %[5]s BETWEEN ? AND ? AND %[6]s IN (%[7]s) AND %[3]s > 0"+
-			") GROUP BY phase, processor, n ORDER BY phase, processor",
-		quote(h.Phase), quote(h.Processor), seconds, quote(h.Table), quote(h.Date), quote(h.Status),
-		strings.TrimSuffix(strings.Repeat("?,", len(h.Succeeded)), ",")), args...)
-	if err != nil {
-		return nil, fmt.Errorf("reading durations from %s: %w", h.Table, err)
-	}
-	defer rows.Close()
-	var out []warehouse.Duration
-	for rows.Next() {
-		var d warehouse.Duration
-		if err := rows.Scan(&d.Phase, &d.Processor, &d.Runs, &d.P50, &d.P90); err != nil {
-			return nil, fmt.Errorf("reading durations from %s: %w", h.Table, err)
-		}
-		out = append(out, d)
 	}
 	return out, rows.Err()
 }

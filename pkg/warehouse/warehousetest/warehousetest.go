@@ -20,12 +20,25 @@ import (
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
-// Tables fills the tables that a test reads. All columns hold text, except Date, which holds dates.
+// Tables fills the tables that a test reads. All columns hold text, except the one with dates, those that end in _at,
+// which hold times, and those that end in _n, which hold whole numbers.
 type Tables interface {
 	// Name is what a table, ref.name, is called in this subtest's warehouse.
 	Name(table string) string
 	// Create makes a table, ref.name, with rows of a value per column; nil is NULL.
 	Create(t *testing.T, table, date string, columns []string, rows [][]any)
+	// Jobs makes the statistics of jobs.
+	Jobs(t *testing.T, jobs ...Job)
+}
+
+// Job is a query as the statistics have it. A zero Started says that it waits.
+type Job struct {
+	ID       string
+	Account  string
+	Backfill string // its label; empty for none
+	Created  time.Time
+	Started  time.Time
+	Billed   int64
 }
 
 // Run runs the suite. open makes an empty warehouse, apart from those of all other subtests.
@@ -42,6 +55,15 @@ func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 		"a long history is complete":                  longHistory,
 		"durations are percentiles of what succeeded": durations,
 		"columns are those that a table has":          columns,
+		"runs that have ended lately":                 recorded,
+		"runs are written back once":                  record,
+		"a query over dates":                          selects,
+		"a query that cannot be run":                  badQuery,
+		"slices are counted and deleted":              slices_,
+		"a snapshot puts back what was deleted":       snapshot,
+		"a snapshot that is gone":                     noSnapshot,
+		"bytes billed for a backfill":                 billed,
+		"jobs that wait":                              queue,
 		"the journal keeps everything, once":          journal,
 		"the journal takes many at once":              crowd,
 		"an error ends the journal":                   journalError,

@@ -22,6 +22,1087 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type VerifyRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	BackfillId string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
+	// Only these checks; all when empty.
+	Checks        []string `protobuf:"bytes,2,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *VerifyRequest) GetBackfillId() string {
+	if x != nil {
+		return x.BackfillId
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetChecks() []string {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+type VerifyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Passed        bool                   `protobuf:"varint,1,opt,name=passed,proto3" json:"passed,omitempty"`
+	Results       []*CheckResult         `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VerifyResponse) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *VerifyResponse) GetResults() []*CheckResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// CheckResult is what came of one check over many dates.
+type CheckResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Check string                 `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// The phase whose output was looked at.
+	After    string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	Kind     string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Blocking bool   `protobuf:"varint,4,opt,name=blocking,proto3" json:"blocking,omitempty"`
+	// passed, failed or skipped.
+	Result string `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	// How many dates were looked at.
+	Dates int32 `protobuf:"varint,6,opt,name=dates,proto3" json:"dates,omitempty"`
+	// What was measured over all of them, or why the check was skipped or cannot be run.
+	Detail string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The dates that fail, in order.
+	Failures      []*CheckFailure `protobuf:"bytes,8,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResult) Reset() {
+	*x = CheckResult{}
+	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResult) ProtoMessage() {}
+
+func (x *CheckResult) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
+func (*CheckResult) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CheckResult) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *CheckResult) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *CheckResult) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CheckResult) GetBlocking() bool {
+	if x != nil {
+		return x.Blocking
+	}
+	return false
+}
+
+func (x *CheckResult) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *CheckResult) GetDates() int32 {
+	if x != nil {
+		return x.Dates
+	}
+	return 0
+}
+
+func (x *CheckResult) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *CheckResult) GetFailures() []*CheckFailure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+type CheckFailure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Date          string                 `protobuf:"bytes,1,opt,name=date,proto3" json:"date,omitempty"`
+	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckFailure) Reset() {
+	*x = CheckFailure{}
+	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckFailure) ProtoMessage() {}
+
+func (x *CheckFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckFailure.ProtoReflect.Descriptor instead.
+func (*CheckFailure) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CheckFailure) GetDate() string {
+	if x != nil {
+		return x.Date
+	}
+	return ""
+}
+
+func (x *CheckFailure) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type PlanRollbackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plan          *RollbackPlan          `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRollbackResponse) Reset() {
+	*x = PlanRollbackResponse{}
+	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRollbackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRollbackResponse) ProtoMessage() {}
+
+func (x *PlanRollbackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRollbackResponse.ProtoReflect.Descriptor instead.
+func (*PlanRollbackResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PlanRollbackResponse) GetPlan() *RollbackPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+// RollbackPlan is what a rollback does, in this order.
+type RollbackPlan struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	BackfillId string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
+	// The rollback's own id; the id of an unfinished one that this continues.
+	Id     string           `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Undo   bool             `protobuf:"varint,3,opt,name=undo,proto3" json:"undo,omitempty"`
+	Phases []string         `protobuf:"bytes,4,rep,name=phases,proto3" json:"phases,omitempty"`
+	Dates  []string         `protobuf:"bytes,5,rep,name=dates,proto3" json:"dates,omitempty"`
+	Tables []*RollbackTable `protobuf:"bytes,6,rep,name=tables,proto3" json:"tables,omitempty"`
+	// What the plan leaves as it is although it depends on what is deleted.
+	Notes         []string `protobuf:"bytes,7,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPlan) Reset() {
+	*x = RollbackPlan{}
+	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPlan) ProtoMessage() {}
+
+func (x *RollbackPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPlan.ProtoReflect.Descriptor instead.
+func (*RollbackPlan) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RollbackPlan) GetBackfillId() string {
+	if x != nil {
+		return x.BackfillId
+	}
+	return ""
+}
+
+func (x *RollbackPlan) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RollbackPlan) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
+}
+
+func (x *RollbackPlan) GetPhases() []string {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *RollbackPlan) GetDates() []string {
+	if x != nil {
+		return x.Dates
+	}
+	return nil
+}
+
+func (x *RollbackPlan) GetTables() []*RollbackTable {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+func (x *RollbackPlan) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+type RollbackTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Table string                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
+	Phase string                 `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Rows that the partition filter finds now.
+	Rows int64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// About how large they are.
+	Bytes int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The snapshot that is taken, or was.
+	Snapshot string `protobuf:"bytes,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// planned, snapshotted, deleted or restored.
+	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	// Rows that were deleted.
+	Deleted       int64 `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackTable) Reset() {
+	*x = RollbackTable{}
+	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackTable) ProtoMessage() {}
+
+func (x *RollbackTable) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackTable.ProtoReflect.Descriptor instead.
+func (*RollbackTable) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RollbackTable) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
+}
+
+func (x *RollbackTable) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *RollbackTable) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *RollbackTable) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RollbackTable) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *RollbackTable) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *RollbackTable) GetDeleted() int64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+type ReportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BackfillId    string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReportRequest) GetBackfillId() string {
+	if x != nil {
+		return x.BackfillId
+	}
+	return ""
+}
+
+type ReportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Report        *Report                `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResponse) Reset() {
+	*x = ReportResponse{}
+	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResponse) ProtoMessage() {}
+
+func (x *ReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
+func (*ReportResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReportResponse) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+// Report is what a backfill came to.
+type Report struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	BackfillId  string                 `protobuf:"bytes,1,opt,name=backfill_id,json=backfillId,proto3" json:"backfill_id,omitempty"`
+	Pipeline    string                 `protobuf:"bytes,2,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
+	State       string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	RequestedBy string                 `protobuf:"bytes,4,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	Reason      string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The request as JSON.
+	Request         string                 `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	Faults          []string               `protobuf:"bytes,7,rep,name=faults,proto3" json:"faults,omitempty"`
+	CreatedAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	FinishedAt      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	DurationSeconds float64                `protobuf:"fixed64,10,opt,name=duration_seconds,json=durationSeconds,proto3" json:"duration_seconds,omitempty"`
+	// What the plan said; 0 when it is not known.
+	PlannedSeconds    float64          `protobuf:"fixed64,11,opt,name=planned_seconds,json=plannedSeconds,proto3" json:"planned_seconds,omitempty"`
+	PlannedP90Seconds float64          `protobuf:"fixed64,12,opt,name=planned_p90_seconds,json=plannedP90Seconds,proto3" json:"planned_p90_seconds,omitempty"`
+	PlannedUsd        float64          `protobuf:"fixed64,13,opt,name=planned_usd,json=plannedUsd,proto3" json:"planned_usd,omitempty"`
+	Dates             int32            `protobuf:"varint,14,opt,name=dates,proto3" json:"dates,omitempty"`
+	DatesComplete     int32            `protobuf:"varint,15,opt,name=dates_complete,json=datesComplete,proto3" json:"dates_complete,omitempty"`
+	Phases            []*PhaseProgress `protobuf:"bytes,16,rep,name=phases,proto3" json:"phases,omitempty"`
+	Attempts          int32            `protobuf:"varint,17,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Retries           int32            `protobuf:"varint,18,opt,name=retries,proto3" json:"retries,omitempty"`
+	Throttles         int32            `protobuf:"varint,19,opt,name=throttles,proto3" json:"throttles,omitempty"`
+	Failures          []*Failure       `protobuf:"bytes,20,rep,name=failures,proto3" json:"failures,omitempty"`
+	Waivers           []*Waiver        `protobuf:"bytes,21,rep,name=waivers,proto3" json:"waivers,omitempty"`
+	Checks            []*CheckResult   `protobuf:"bytes,22,rep,name=checks,proto3" json:"checks,omitempty"`
+	SpendUsd          float64          `protobuf:"fixed64,23,opt,name=spend_usd,json=spendUsd,proto3" json:"spend_usd,omitempty"`
+	BudgetUsd         float64          `protobuf:"fixed64,24,opt,name=budget_usd,json=budgetUsd,proto3" json:"budget_usd,omitempty"`
+	Spend             []*SpendPart     `protobuf:"bytes,25,rep,name=spend,proto3" json:"spend,omitempty"`
+	// The processors that took the longest in all, the slowest first.
+	Slowest []*ProcessorTime `protobuf:"bytes,26,rep,name=slowest,proto3" json:"slowest,omitempty"`
+	// Windows that shrank, by reason.
+	Throttled []*Throttle      `protobuf:"bytes,27,rep,name=throttled,proto3" json:"throttled,omitempty"`
+	Rollbacks []*RollbackTable `protobuf:"bytes,28,rep,name=rollbacks,proto3" json:"rollbacks,omitempty"`
+	// Controls, notices and pauses, in order.
+	Notes         []string `protobuf:"bytes,29,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Report) GetBackfillId() string {
+	if x != nil {
+		return x.BackfillId
+	}
+	return ""
+}
+
+func (x *Report) GetPipeline() string {
+	if x != nil {
+		return x.Pipeline
+	}
+	return ""
+}
+
+func (x *Report) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Report) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *Report) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Report) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *Report) GetFaults() []string {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+func (x *Report) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Report) GetFinishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return nil
+}
+
+func (x *Report) GetDurationSeconds() float64 {
+	if x != nil {
+		return x.DurationSeconds
+	}
+	return 0
+}
+
+func (x *Report) GetPlannedSeconds() float64 {
+	if x != nil {
+		return x.PlannedSeconds
+	}
+	return 0
+}
+
+func (x *Report) GetPlannedP90Seconds() float64 {
+	if x != nil {
+		return x.PlannedP90Seconds
+	}
+	return 0
+}
+
+func (x *Report) GetPlannedUsd() float64 {
+	if x != nil {
+		return x.PlannedUsd
+	}
+	return 0
+}
+
+func (x *Report) GetDates() int32 {
+	if x != nil {
+		return x.Dates
+	}
+	return 0
+}
+
+func (x *Report) GetDatesComplete() int32 {
+	if x != nil {
+		return x.DatesComplete
+	}
+	return 0
+}
+
+func (x *Report) GetPhases() []*PhaseProgress {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *Report) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Report) GetRetries() int32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *Report) GetThrottles() int32 {
+	if x != nil {
+		return x.Throttles
+	}
+	return 0
+}
+
+func (x *Report) GetFailures() []*Failure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+func (x *Report) GetWaivers() []*Waiver {
+	if x != nil {
+		return x.Waivers
+	}
+	return nil
+}
+
+func (x *Report) GetChecks() []*CheckResult {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *Report) GetSpendUsd() float64 {
+	if x != nil {
+		return x.SpendUsd
+	}
+	return 0
+}
+
+func (x *Report) GetBudgetUsd() float64 {
+	if x != nil {
+		return x.BudgetUsd
+	}
+	return 0
+}
+
+func (x *Report) GetSpend() []*SpendPart {
+	if x != nil {
+		return x.Spend
+	}
+	return nil
+}
+
+func (x *Report) GetSlowest() []*ProcessorTime {
+	if x != nil {
+		return x.Slowest
+	}
+	return nil
+}
+
+func (x *Report) GetThrottled() []*Throttle {
+	if x != nil {
+		return x.Throttled
+	}
+	return nil
+}
+
+func (x *Report) GetRollbacks() []*RollbackTable {
+	if x != nil {
+		return x.Rollbacks
+	}
+	return nil
+}
+
+func (x *Report) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+type Waiver struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Date          string                 `protobuf:"bytes,1,opt,name=date,proto3" json:"date,omitempty"`
+	Phase         string                 `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	Processor     string                 `protobuf:"bytes,3,opt,name=processor,proto3" json:"processor,omitempty"`
+	RequestedBy   string                 `protobuf:"bytes,4,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Waiver) Reset() {
+	*x = Waiver{}
+	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Waiver) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Waiver) ProtoMessage() {}
+
+func (x *Waiver) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Waiver.ProtoReflect.Descriptor instead.
+func (*Waiver) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Waiver) GetDate() string {
+	if x != nil {
+		return x.Date
+	}
+	return ""
+}
+
+func (x *Waiver) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Waiver) GetProcessor() string {
+	if x != nil {
+		return x.Processor
+	}
+	return ""
+}
+
+func (x *Waiver) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *Waiver) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ProcessorTime struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Phase         string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	Processor     string                 `protobuf:"bytes,2,opt,name=processor,proto3" json:"processor,omitempty"`
+	Runs          int32                  `protobuf:"varint,3,opt,name=runs,proto3" json:"runs,omitempty"`
+	MeanSeconds   float64                `protobuf:"fixed64,4,opt,name=mean_seconds,json=meanSeconds,proto3" json:"mean_seconds,omitempty"`
+	MaxSeconds    float64                `protobuf:"fixed64,5,opt,name=max_seconds,json=maxSeconds,proto3" json:"max_seconds,omitempty"`
+	TotalSeconds  float64                `protobuf:"fixed64,6,opt,name=total_seconds,json=totalSeconds,proto3" json:"total_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessorTime) Reset() {
+	*x = ProcessorTime{}
+	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessorTime) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessorTime) ProtoMessage() {}
+
+func (x *ProcessorTime) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessorTime.ProtoReflect.Descriptor instead.
+func (*ProcessorTime) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ProcessorTime) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *ProcessorTime) GetProcessor() string {
+	if x != nil {
+		return x.Processor
+	}
+	return ""
+}
+
+func (x *ProcessorTime) GetRuns() int32 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *ProcessorTime) GetMeanSeconds() float64 {
+	if x != nil {
+		return x.MeanSeconds
+	}
+	return 0
+}
+
+func (x *ProcessorTime) GetMaxSeconds() float64 {
+	if x != nil {
+		return x.MaxSeconds
+	}
+	return 0
+}
+
+func (x *ProcessorTime) GetTotalSeconds() float64 {
+	if x != nil {
+		return x.TotalSeconds
+	}
+	return 0
+}
+
+type Throttle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Phase         string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Times         int32                  `protobuf:"varint,3,opt,name=times,proto3" json:"times,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Throttle) Reset() {
+	*x = Throttle{}
+	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Throttle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Throttle) ProtoMessage() {}
+
+func (x *Throttle) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Throttle.ProtoReflect.Descriptor instead.
+func (*Throttle) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Throttle) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Throttle) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Throttle) GetTimes() int32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
 type SimulateRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Request *BackfillRequested     `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
@@ -42,7 +1123,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	mi := &file_sluice_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -54,7 +1135,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[0]
+	mi := &file_sluice_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -67,7 +1148,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{0}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SimulateRequest) GetRequest() *BackfillRequested {
@@ -128,7 +1209,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	mi := &file_sluice_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +1221,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[1]
+	mi := &file_sluice_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +1234,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{1}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PlanResponse) GetPlan() *Plan {
@@ -197,7 +1278,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	mi := &file_sluice_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +1290,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[2]
+	mi := &file_sluice_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +1303,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{2}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Plan) GetPipeline() string {
@@ -371,7 +1452,7 @@ type Makespan struct {
 
 func (x *Makespan) Reset() {
 	*x = Makespan{}
-	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	mi := &file_sluice_v1_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +1464,7 @@ func (x *Makespan) String() string {
 func (*Makespan) ProtoMessage() {}
 
 func (x *Makespan) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[3]
+	mi := &file_sluice_v1_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +1477,7 @@ func (x *Makespan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Makespan.ProtoReflect.Descriptor instead.
 func (*Makespan) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{3}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Makespan) GetP10Seconds() float64 {
@@ -437,7 +1518,7 @@ type Bound struct {
 
 func (x *Bound) Reset() {
 	*x = Bound{}
-	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	mi := &file_sluice_v1_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +1530,7 @@ func (x *Bound) String() string {
 func (*Bound) ProtoMessage() {}
 
 func (x *Bound) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[4]
+	mi := &file_sluice_v1_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +1543,7 @@ func (x *Bound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bound.ProtoReflect.Descriptor instead.
 func (*Bound) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Bound) GetName() string {
@@ -496,7 +1577,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	mi := &file_sluice_v1_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +1589,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[5]
+	mi := &file_sluice_v1_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +1602,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Step) GetDate() string {
@@ -585,7 +1666,7 @@ type Use struct {
 
 func (x *Use) Reset() {
 	*x = Use{}
-	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	mi := &file_sluice_v1_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +1678,7 @@ func (x *Use) String() string {
 func (*Use) ProtoMessage() {}
 
 func (x *Use) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[6]
+	mi := &file_sluice_v1_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +1691,7 @@ func (x *Use) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Use.ProtoReflect.Descriptor instead.
 func (*Use) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Use) GetName() string {
@@ -646,7 +1727,7 @@ type PlannedPhase struct {
 
 func (x *PlannedPhase) Reset() {
 	*x = PlannedPhase{}
-	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	mi := &file_sluice_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +1739,7 @@ func (x *PlannedPhase) String() string {
 func (*PlannedPhase) ProtoMessage() {}
 
 func (x *PlannedPhase) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[7]
+	mi := &file_sluice_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +1752,7 @@ func (x *PlannedPhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedPhase.ProtoReflect.Descriptor instead.
 func (*PlannedPhase) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlannedPhase) GetId() string {
@@ -712,7 +1793,7 @@ type Spend struct {
 
 func (x *Spend) Reset() {
 	*x = Spend{}
-	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	mi := &file_sluice_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +1805,7 @@ func (x *Spend) String() string {
 func (*Spend) ProtoMessage() {}
 
 func (x *Spend) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[8]
+	mi := &file_sluice_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +1818,7 @@ func (x *Spend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spend.ProtoReflect.Descriptor instead.
 func (*Spend) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Spend) GetTotalUsd() float64 {
@@ -767,7 +1848,7 @@ type SpendPart struct {
 
 func (x *SpendPart) Reset() {
 	*x = SpendPart{}
-	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +1860,7 @@ func (x *SpendPart) String() string {
 func (*SpendPart) ProtoMessage() {}
 
 func (x *SpendPart) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[9]
+	mi := &file_sluice_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +1873,7 @@ func (x *SpendPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpendPart.ProtoReflect.Descriptor instead.
 func (*SpendPart) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{9}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SpendPart) GetName() string {
@@ -844,7 +1925,7 @@ type ExpectedDuration struct {
 
 func (x *ExpectedDuration) Reset() {
 	*x = ExpectedDuration{}
-	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1937,7 @@ func (x *ExpectedDuration) String() string {
 func (*ExpectedDuration) ProtoMessage() {}
 
 func (x *ExpectedDuration) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[10]
+	mi := &file_sluice_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1950,7 @@ func (x *ExpectedDuration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpectedDuration.ProtoReflect.Descriptor instead.
 func (*ExpectedDuration) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{10}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExpectedDuration) GetPhase() string {
@@ -917,7 +1998,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +2010,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[11]
+	mi := &file_sluice_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +2023,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PreflightResponse) GetPassed() bool {
@@ -975,7 +2056,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +2068,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[12]
+	mi := &file_sluice_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +2081,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Finding) GetCheck() string {
@@ -1040,7 +2121,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[13]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +2133,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[13]
+	mi := &file_sluice_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +2146,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SubmitResponse) GetBackfillId() string {
@@ -1084,7 +2165,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[14]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +2177,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[14]
+	mi := &file_sluice_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +2190,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetRequest) GetBackfillId() string {
@@ -1128,7 +2209,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[15]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +2221,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[15]
+	mi := &file_sluice_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +2234,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetResponse) GetBackfill() *Backfill {
@@ -1173,7 +2254,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[16]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +2266,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[16]
+	mi := &file_sluice_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +2279,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListRequest) GetPipeline() string {
@@ -1217,7 +2298,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[17]
+	mi := &file_sluice_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +2310,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[17]
+	mi := &file_sluice_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +2323,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListResponse) GetBackfills() []*Backfill {
@@ -1261,7 +2342,7 @@ type ListDatesRequest struct {
 
 func (x *ListDatesRequest) Reset() {
 	*x = ListDatesRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[18]
+	mi := &file_sluice_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +2354,7 @@ func (x *ListDatesRequest) String() string {
 func (*ListDatesRequest) ProtoMessage() {}
 
 func (x *ListDatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[18]
+	mi := &file_sluice_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +2367,7 @@ func (x *ListDatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatesRequest.ProtoReflect.Descriptor instead.
 func (*ListDatesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListDatesRequest) GetBackfillId() string {
@@ -1305,7 +2386,7 @@ type ListDatesResponse struct {
 
 func (x *ListDatesResponse) Reset() {
 	*x = ListDatesResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[19]
+	mi := &file_sluice_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +2398,7 @@ func (x *ListDatesResponse) String() string {
 func (*ListDatesResponse) ProtoMessage() {}
 
 func (x *ListDatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[19]
+	mi := &file_sluice_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +2411,7 @@ func (x *ListDatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatesResponse.ProtoReflect.Descriptor instead.
 func (*ListDatesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{19}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListDatesResponse) GetDates() []*DateStatus {
@@ -1349,7 +2430,7 @@ type ListFailuresRequest struct {
 
 func (x *ListFailuresRequest) Reset() {
 	*x = ListFailuresRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[20]
+	mi := &file_sluice_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +2442,7 @@ func (x *ListFailuresRequest) String() string {
 func (*ListFailuresRequest) ProtoMessage() {}
 
 func (x *ListFailuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[20]
+	mi := &file_sluice_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +2455,7 @@ func (x *ListFailuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailuresRequest.ProtoReflect.Descriptor instead.
 func (*ListFailuresRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{20}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListFailuresRequest) GetBackfillId() string {
@@ -1393,7 +2474,7 @@ type ListFailuresResponse struct {
 
 func (x *ListFailuresResponse) Reset() {
 	*x = ListFailuresResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[21]
+	mi := &file_sluice_v1_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +2486,7 @@ func (x *ListFailuresResponse) String() string {
 func (*ListFailuresResponse) ProtoMessage() {}
 
 func (x *ListFailuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[21]
+	mi := &file_sluice_v1_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +2499,7 @@ func (x *ListFailuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailuresResponse.ProtoReflect.Descriptor instead.
 func (*ListFailuresResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{21}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListFailuresResponse) GetFailures() []*Failure {
@@ -1439,7 +2520,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	mi := &file_sluice_v1_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +2532,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[22]
+	mi := &file_sluice_v1_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +2545,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchRequest) GetBackfillId() string {
@@ -1491,7 +2572,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	mi := &file_sluice_v1_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +2584,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[23]
+	mi := &file_sluice_v1_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +2597,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchResponse) GetBackfill() *Backfill {
@@ -1542,7 +2623,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sluice_v1_api_proto_msgTypes[24]
+	mi := &file_sluice_v1_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +2635,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[24]
+	mi := &file_sluice_v1_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +2648,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EventsRequest) GetBackfillId() string {
@@ -1586,7 +2667,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[25]
+	mi := &file_sluice_v1_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +2679,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[25]
+	mi := &file_sluice_v1_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +2692,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EventsResponse) GetEvent() *BackfillEvent {
@@ -1630,7 +2711,7 @@ type ControlResponse struct {
 
 func (x *ControlResponse) Reset() {
 	*x = ControlResponse{}
-	mi := &file_sluice_v1_api_proto_msgTypes[26]
+	mi := &file_sluice_v1_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2723,7 @@ func (x *ControlResponse) String() string {
 func (*ControlResponse) ProtoMessage() {}
 
 func (x *ControlResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[26]
+	mi := &file_sluice_v1_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2736,7 @@ func (x *ControlResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlResponse.ProtoReflect.Descriptor instead.
 func (*ControlResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ControlResponse) GetBackfill() *Backfill {
@@ -1693,14 +2774,20 @@ type Backfill struct {
 	// Failed attempts that were retried.
 	Retries int32 `protobuf:"varint,18,opt,name=retries,proto3" json:"retries,omitempty"`
 	// Limits below the pipeline's, as the request or a later control set them.
-	Limits        map[string]*PhaseLimits `protobuf:"bytes,19,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Limits map[string]*PhaseLimits `protobuf:"bytes,19,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The budget, 0 for none, and what the whole run will cost at this rate.
+	BudgetUsd   float64      `protobuf:"fixed64,20,opt,name=budget_usd,json=budgetUsd,proto3" json:"budget_usd,omitempty"`
+	ForecastUsd float64      `protobuf:"fixed64,21,opt,name=forecast_usd,json=forecastUsd,proto3" json:"forecast_usd,omitempty"`
+	Spend       []*SpendPart `protobuf:"bytes,22,rep,name=spend,proto3" json:"spend,omitempty"`
+	// The newest rollback, table by table.
+	Rollback      []*RollbackTable `protobuf:"bytes,23,rep,name=rollback,proto3" json:"rollback,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backfill) Reset() {
 	*x = Backfill{}
-	mi := &file_sluice_v1_api_proto_msgTypes[27]
+	mi := &file_sluice_v1_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +2799,7 @@ func (x *Backfill) String() string {
 func (*Backfill) ProtoMessage() {}
 
 func (x *Backfill) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[27]
+	mi := &file_sluice_v1_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +2812,7 @@ func (x *Backfill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backfill.ProtoReflect.Descriptor instead.
 func (*Backfill) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Backfill) GetId() string {
@@ -1861,6 +2948,34 @@ func (x *Backfill) GetLimits() map[string]*PhaseLimits {
 	return nil
 }
 
+func (x *Backfill) GetBudgetUsd() float64 {
+	if x != nil {
+		return x.BudgetUsd
+	}
+	return 0
+}
+
+func (x *Backfill) GetForecastUsd() float64 {
+	if x != nil {
+		return x.ForecastUsd
+	}
+	return 0
+}
+
+func (x *Backfill) GetSpend() []*SpendPart {
+	if x != nil {
+		return x.Spend
+	}
+	return nil
+}
+
+func (x *Backfill) GetRollback() []*RollbackTable {
+	if x != nil {
+		return x.Rollback
+	}
+	return nil
+}
+
 type DateCounts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Total         int32                  `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
@@ -1873,7 +2988,7 @@ type DateCounts struct {
 
 func (x *DateCounts) Reset() {
 	*x = DateCounts{}
-	mi := &file_sluice_v1_api_proto_msgTypes[28]
+	mi := &file_sluice_v1_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +3000,7 @@ func (x *DateCounts) String() string {
 func (*DateCounts) ProtoMessage() {}
 
 func (x *DateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[28]
+	mi := &file_sluice_v1_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +3013,7 @@ func (x *DateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateCounts.ProtoReflect.Descriptor instead.
 func (*DateCounts) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DateCounts) GetTotal() int32 {
@@ -1940,7 +3055,7 @@ type PhaseProgress struct {
 
 func (x *PhaseProgress) Reset() {
 	*x = PhaseProgress{}
-	mi := &file_sluice_v1_api_proto_msgTypes[29]
+	mi := &file_sluice_v1_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +3067,7 @@ func (x *PhaseProgress) String() string {
 func (*PhaseProgress) ProtoMessage() {}
 
 func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[29]
+	mi := &file_sluice_v1_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +3080,7 @@ func (x *PhaseProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseProgress.ProtoReflect.Descriptor instead.
 func (*PhaseProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PhaseProgress) GetId() string {
@@ -2000,7 +3115,7 @@ type DateStatus struct {
 
 func (x *DateStatus) Reset() {
 	*x = DateStatus{}
-	mi := &file_sluice_v1_api_proto_msgTypes[30]
+	mi := &file_sluice_v1_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +3127,7 @@ func (x *DateStatus) String() string {
 func (*DateStatus) ProtoMessage() {}
 
 func (x *DateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[30]
+	mi := &file_sluice_v1_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +3140,7 @@ func (x *DateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DateStatus.ProtoReflect.Descriptor instead.
 func (*DateStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DateStatus) GetDate() string {
@@ -2062,7 +3177,7 @@ type DatePhase struct {
 
 func (x *DatePhase) Reset() {
 	*x = DatePhase{}
-	mi := &file_sluice_v1_api_proto_msgTypes[31]
+	mi := &file_sluice_v1_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +3189,7 @@ func (x *DatePhase) String() string {
 func (*DatePhase) ProtoMessage() {}
 
 func (x *DatePhase) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[31]
+	mi := &file_sluice_v1_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +3202,7 @@ func (x *DatePhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DatePhase.ProtoReflect.Descriptor instead.
 func (*DatePhase) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DatePhase) GetId() string {
@@ -2134,7 +3249,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_sluice_v1_api_proto_msgTypes[32]
+	mi := &file_sluice_v1_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +3261,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[32]
+	mi := &file_sluice_v1_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +3274,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Failure) GetDate() string {
@@ -2228,7 +3343,7 @@ type Cell struct {
 
 func (x *Cell) Reset() {
 	*x = Cell{}
-	mi := &file_sluice_v1_api_proto_msgTypes[33]
+	mi := &file_sluice_v1_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +3355,7 @@ func (x *Cell) String() string {
 func (*Cell) ProtoMessage() {}
 
 func (x *Cell) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_api_proto_msgTypes[33]
+	mi := &file_sluice_v1_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +3368,7 @@ func (x *Cell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cell.ProtoReflect.Descriptor instead.
 func (*Cell) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_sluice_v1_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Cell) GetDate() string {
@@ -2274,7 +3389,104 @@ var File_sluice_v1_api_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x13sluice/v1/api.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sluice/v1/events.proto\"\xf0\x02\n" +
+	"\x13sluice/v1/api.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sluice/v1/events.proto\"H\n" +
+	"\rVerifyRequest\x12\x1f\n" +
+	"\vbackfill_id\x18\x01 \x01(\tR\n" +
+	"backfillId\x12\x16\n" +
+	"\x06checks\x18\x02 \x03(\tR\x06checks\"Z\n" +
+	"\x0eVerifyResponse\x12\x16\n" +
+	"\x06passed\x18\x01 \x01(\bR\x06passed\x120\n" +
+	"\aresults\x18\x02 \x03(\v2\x16.sluice.v1.CheckResultR\aresults\"\xe4\x01\n" +
+	"\vCheckResult\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x1a\n" +
+	"\bblocking\x18\x04 \x01(\bR\bblocking\x12\x16\n" +
+	"\x06result\x18\x05 \x01(\tR\x06result\x12\x14\n" +
+	"\x05dates\x18\x06 \x01(\x05R\x05dates\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\x123\n" +
+	"\bfailures\x18\b \x03(\v2\x17.sluice.v1.CheckFailureR\bfailures\":\n" +
+	"\fCheckFailure\x12\x12\n" +
+	"\x04date\x18\x01 \x01(\tR\x04date\x12\x16\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"C\n" +
+	"\x14PlanRollbackResponse\x12+\n" +
+	"\x04plan\x18\x01 \x01(\v2\x17.sluice.v1.RollbackPlanR\x04plan\"\xc9\x01\n" +
+	"\fRollbackPlan\x12\x1f\n" +
+	"\vbackfill_id\x18\x01 \x01(\tR\n" +
+	"backfillId\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04undo\x18\x03 \x01(\bR\x04undo\x12\x16\n" +
+	"\x06phases\x18\x04 \x03(\tR\x06phases\x12\x14\n" +
+	"\x05dates\x18\x05 \x03(\tR\x05dates\x120\n" +
+	"\x06tables\x18\x06 \x03(\v2\x18.sluice.v1.RollbackTableR\x06tables\x12\x14\n" +
+	"\x05notes\x18\a \x03(\tR\x05notes\"\xb1\x01\n" +
+	"\rRollbackTable\x12\x14\n" +
+	"\x05table\x18\x01 \x01(\tR\x05table\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x1a\n" +
+	"\bsnapshot\x18\x05 \x01(\tR\bsnapshot\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x18\n" +
+	"\adeleted\x18\a \x01(\x03R\adeleted\"0\n" +
+	"\rReportRequest\x12\x1f\n" +
+	"\vbackfill_id\x18\x01 \x01(\tR\n" +
+	"backfillId\";\n" +
+	"\x0eReportResponse\x12)\n" +
+	"\x06report\x18\x01 \x01(\v2\x11.sluice.v1.ReportR\x06report\"\xd2\b\n" +
+	"\x06Report\x12\x1f\n" +
+	"\vbackfill_id\x18\x01 \x01(\tR\n" +
+	"backfillId\x12\x1a\n" +
+	"\bpipeline\x18\x02 \x01(\tR\bpipeline\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12!\n" +
+	"\frequested_by\x18\x04 \x01(\tR\vrequestedBy\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\arequest\x18\x06 \x01(\tR\arequest\x12\x16\n" +
+	"\x06faults\x18\a \x03(\tR\x06faults\x129\n" +
+	"\n" +
+	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12;\n" +
+	"\vfinished_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"finishedAt\x12)\n" +
+	"\x10duration_seconds\x18\n" +
+	" \x01(\x01R\x0fdurationSeconds\x12'\n" +
+	"\x0fplanned_seconds\x18\v \x01(\x01R\x0eplannedSeconds\x12.\n" +
+	"\x13planned_p90_seconds\x18\f \x01(\x01R\x11plannedP90Seconds\x12\x1f\n" +
+	"\vplanned_usd\x18\r \x01(\x01R\n" +
+	"plannedUsd\x12\x14\n" +
+	"\x05dates\x18\x0e \x01(\x05R\x05dates\x12%\n" +
+	"\x0edates_complete\x18\x0f \x01(\x05R\rdatesComplete\x120\n" +
+	"\x06phases\x18\x10 \x03(\v2\x18.sluice.v1.PhaseProgressR\x06phases\x12\x1a\n" +
+	"\battempts\x18\x11 \x01(\x05R\battempts\x12\x18\n" +
+	"\aretries\x18\x12 \x01(\x05R\aretries\x12\x1c\n" +
+	"\tthrottles\x18\x13 \x01(\x05R\tthrottles\x12.\n" +
+	"\bfailures\x18\x14 \x03(\v2\x12.sluice.v1.FailureR\bfailures\x12+\n" +
+	"\awaivers\x18\x15 \x03(\v2\x11.sluice.v1.WaiverR\awaivers\x12.\n" +
+	"\x06checks\x18\x16 \x03(\v2\x16.sluice.v1.CheckResultR\x06checks\x12\x1b\n" +
+	"\tspend_usd\x18\x17 \x01(\x01R\bspendUsd\x12\x1d\n" +
+	"\n" +
+	"budget_usd\x18\x18 \x01(\x01R\tbudgetUsd\x12*\n" +
+	"\x05spend\x18\x19 \x03(\v2\x14.sluice.v1.SpendPartR\x05spend\x122\n" +
+	"\aslowest\x18\x1a \x03(\v2\x18.sluice.v1.ProcessorTimeR\aslowest\x121\n" +
+	"\tthrottled\x18\x1b \x03(\v2\x13.sluice.v1.ThrottleR\tthrottled\x126\n" +
+	"\trollbacks\x18\x1c \x03(\v2\x18.sluice.v1.RollbackTableR\trollbacks\x12\x14\n" +
+	"\x05notes\x18\x1d \x03(\tR\x05notes\"\x8b\x01\n" +
+	"\x06Waiver\x12\x12\n" +
+	"\x04date\x18\x01 \x01(\tR\x04date\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1c\n" +
+	"\tprocessor\x18\x03 \x01(\tR\tprocessor\x12!\n" +
+	"\frequested_by\x18\x04 \x01(\tR\vrequestedBy\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xc0\x01\n" +
+	"\rProcessorTime\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1c\n" +
+	"\tprocessor\x18\x02 \x01(\tR\tprocessor\x12\x12\n" +
+	"\x04runs\x18\x03 \x01(\x05R\x04runs\x12!\n" +
+	"\fmean_seconds\x18\x04 \x01(\x01R\vmeanSeconds\x12\x1f\n" +
+	"\vmax_seconds\x18\x05 \x01(\x01R\n" +
+	"maxSeconds\x12#\n" +
+	"\rtotal_seconds\x18\x06 \x01(\x01R\ftotalSeconds\"N\n" +
+	"\bThrottle\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05times\x18\x03 \x01(\x05R\x05times\"\xf0\x02\n" +
 	"\x0fSimulateRequest\x126\n" +
 	"\arequest\x18\x01 \x01(\v2\x1c.sluice.v1.BackfillRequestedR\arequest\x12>\n" +
 	"\x06limits\x18\x02 \x03(\v2&.sluice.v1.SimulateRequest.LimitsEntryR\x06limits\x12\x14\n" +
@@ -2406,7 +3618,7 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\x0eEventsResponse\x12.\n" +
 	"\x05event\x18\x01 \x01(\v2\x18.sluice.v1.BackfillEventR\x05event\"B\n" +
 	"\x0fControlResponse\x12/\n" +
-	"\bbackfill\x18\x01 \x01(\v2\x13.sluice.v1.BackfillR\bbackfill\"\xfc\x05\n" +
+	"\bbackfill\x18\x01 \x01(\v2\x13.sluice.v1.BackfillR\bbackfill\"\xa0\a\n" +
 	"\bBackfill\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bpipeline\x18\x02 \x01(\tR\bpipeline\x12\x14\n" +
@@ -2429,7 +3641,12 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\adry_run\x18\x10 \x01(\bR\x06dryRun\x12\x18\n" +
 	"\anotices\x18\x11 \x03(\tR\anotices\x12\x18\n" +
 	"\aretries\x18\x12 \x01(\x05R\aretries\x127\n" +
-	"\x06limits\x18\x13 \x03(\v2\x1f.sluice.v1.Backfill.LimitsEntryR\x06limits\x1aQ\n" +
+	"\x06limits\x18\x13 \x03(\v2\x1f.sluice.v1.Backfill.LimitsEntryR\x06limits\x12\x1d\n" +
+	"\n" +
+	"budget_usd\x18\x14 \x01(\x01R\tbudgetUsd\x12!\n" +
+	"\fforecast_usd\x18\x15 \x01(\x01R\vforecastUsd\x12*\n" +
+	"\x05spend\x18\x16 \x03(\v2\x14.sluice.v1.SpendPartR\x05spend\x124\n" +
+	"\brollback\x18\x17 \x03(\v2\x18.sluice.v1.RollbackTableR\brollback\x1aQ\n" +
 	"\vLimitsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.v1.PhaseLimitsR\x05value:\x028\x01\"p\n" +
@@ -2465,7 +3682,7 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\fblocks_total\x18\b \x01(\x05R\vblocksTotal\"0\n" +
 	"\x04Cell\x12\x12\n" +
 	"\x04date\x18\x01 \x01(\tR\x04date\x12\x14\n" +
-	"\x05phase\x18\x02 \x01(\tR\x05phase2\xea\x05\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase2\xb8\a\n" +
 	"\x0fBackfillService\x12=\n" +
 	"\x04Plan\x12\x1c.sluice.v1.BackfillRequested\x1a\x17.sluice.v1.PlanResponse\x12?\n" +
 	"\bSimulate\x12\x1a.sluice.v1.SimulateRequest\x1a\x17.sluice.v1.PlanResponse\x12G\n" +
@@ -2477,7 +3694,10 @@ const file_sluice_v1_api_proto_rawDesc = "" +
 	"\fListFailures\x12\x1e.sluice.v1.ListFailuresRequest\x1a\x1f.sluice.v1.ListFailuresResponse\x12<\n" +
 	"\x05Watch\x12\x17.sluice.v1.WatchRequest\x1a\x18.sluice.v1.WatchResponse0\x01\x12?\n" +
 	"\x06Events\x12\x18.sluice.v1.EventsRequest\x1a\x19.sluice.v1.EventsResponse0\x01\x12D\n" +
-	"\aControl\x12\x1d.sluice.v1.BackfillControlled\x1a\x1a.sluice.v1.ControlResponseB)Z'sluice.dev/proto/gen/sluice/v1;sluicev1b\x06proto3"
+	"\aControl\x12\x1d.sluice.v1.BackfillControlled\x1a\x1a.sluice.v1.ControlResponse\x12=\n" +
+	"\x06Verify\x12\x18.sluice.v1.VerifyRequest\x1a\x19.sluice.v1.VerifyResponse\x12N\n" +
+	"\fPlanRollback\x12\x1d.sluice.v1.BackfillControlled\x1a\x1f.sluice.v1.PlanRollbackResponse\x12=\n" +
+	"\x06Report\x12\x18.sluice.v1.ReportRequest\x1a\x19.sluice.v1.ReportResponseB)Z'sluice.dev/proto/gen/sluice/v1;sluicev1b\x06proto3"
 
 var (
 	file_sluice_v1_api_proto_rawDescOnce sync.Once
@@ -2491,109 +3711,145 @@ func file_sluice_v1_api_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_api_proto_rawDescData
 }
 
-var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_sluice_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_sluice_v1_api_proto_goTypes = []any{
-	(*SimulateRequest)(nil),       // 0: sluice.v1.SimulateRequest
-	(*PlanResponse)(nil),          // 1: sluice.v1.PlanResponse
-	(*Plan)(nil),                  // 2: sluice.v1.Plan
-	(*Makespan)(nil),              // 3: sluice.v1.Makespan
-	(*Bound)(nil),                 // 4: sluice.v1.Bound
-	(*Step)(nil),                  // 5: sluice.v1.Step
-	(*Use)(nil),                   // 6: sluice.v1.Use
-	(*PlannedPhase)(nil),          // 7: sluice.v1.PlannedPhase
-	(*Spend)(nil),                 // 8: sluice.v1.Spend
-	(*SpendPart)(nil),             // 9: sluice.v1.SpendPart
-	(*ExpectedDuration)(nil),      // 10: sluice.v1.ExpectedDuration
-	(*PreflightResponse)(nil),     // 11: sluice.v1.PreflightResponse
-	(*Finding)(nil),               // 12: sluice.v1.Finding
-	(*SubmitResponse)(nil),        // 13: sluice.v1.SubmitResponse
-	(*GetRequest)(nil),            // 14: sluice.v1.GetRequest
-	(*GetResponse)(nil),           // 15: sluice.v1.GetResponse
-	(*ListRequest)(nil),           // 16: sluice.v1.ListRequest
-	(*ListResponse)(nil),          // 17: sluice.v1.ListResponse
-	(*ListDatesRequest)(nil),      // 18: sluice.v1.ListDatesRequest
-	(*ListDatesResponse)(nil),     // 19: sluice.v1.ListDatesResponse
-	(*ListFailuresRequest)(nil),   // 20: sluice.v1.ListFailuresRequest
-	(*ListFailuresResponse)(nil),  // 21: sluice.v1.ListFailuresResponse
-	(*WatchRequest)(nil),          // 22: sluice.v1.WatchRequest
-	(*WatchResponse)(nil),         // 23: sluice.v1.WatchResponse
-	(*EventsRequest)(nil),         // 24: sluice.v1.EventsRequest
-	(*EventsResponse)(nil),        // 25: sluice.v1.EventsResponse
-	(*ControlResponse)(nil),       // 26: sluice.v1.ControlResponse
-	(*Backfill)(nil),              // 27: sluice.v1.Backfill
-	(*DateCounts)(nil),            // 28: sluice.v1.DateCounts
-	(*PhaseProgress)(nil),         // 29: sluice.v1.PhaseProgress
-	(*DateStatus)(nil),            // 30: sluice.v1.DateStatus
-	(*DatePhase)(nil),             // 31: sluice.v1.DatePhase
-	(*Failure)(nil),               // 32: sluice.v1.Failure
-	(*Cell)(nil),                  // 33: sluice.v1.Cell
-	nil,                           // 34: sluice.v1.SimulateRequest.LimitsEntry
-	nil,                           // 35: sluice.v1.Backfill.LimitsEntry
-	(*BackfillRequested)(nil),     // 36: sluice.v1.BackfillRequested
-	(*BackfillEvent)(nil),         // 37: sluice.v1.BackfillEvent
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*Tally)(nil),                 // 39: sluice.v1.Tally
-	(*PhaseLimits)(nil),           // 40: sluice.v1.PhaseLimits
-	(*BackfillControlled)(nil),    // 41: sluice.v1.BackfillControlled
+	(*VerifyRequest)(nil),         // 0: sluice.v1.VerifyRequest
+	(*VerifyResponse)(nil),        // 1: sluice.v1.VerifyResponse
+	(*CheckResult)(nil),           // 2: sluice.v1.CheckResult
+	(*CheckFailure)(nil),          // 3: sluice.v1.CheckFailure
+	(*PlanRollbackResponse)(nil),  // 4: sluice.v1.PlanRollbackResponse
+	(*RollbackPlan)(nil),          // 5: sluice.v1.RollbackPlan
+	(*RollbackTable)(nil),         // 6: sluice.v1.RollbackTable
+	(*ReportRequest)(nil),         // 7: sluice.v1.ReportRequest
+	(*ReportResponse)(nil),        // 8: sluice.v1.ReportResponse
+	(*Report)(nil),                // 9: sluice.v1.Report
+	(*Waiver)(nil),                // 10: sluice.v1.Waiver
+	(*ProcessorTime)(nil),         // 11: sluice.v1.ProcessorTime
+	(*Throttle)(nil),              // 12: sluice.v1.Throttle
+	(*SimulateRequest)(nil),       // 13: sluice.v1.SimulateRequest
+	(*PlanResponse)(nil),          // 14: sluice.v1.PlanResponse
+	(*Plan)(nil),                  // 15: sluice.v1.Plan
+	(*Makespan)(nil),              // 16: sluice.v1.Makespan
+	(*Bound)(nil),                 // 17: sluice.v1.Bound
+	(*Step)(nil),                  // 18: sluice.v1.Step
+	(*Use)(nil),                   // 19: sluice.v1.Use
+	(*PlannedPhase)(nil),          // 20: sluice.v1.PlannedPhase
+	(*Spend)(nil),                 // 21: sluice.v1.Spend
+	(*SpendPart)(nil),             // 22: sluice.v1.SpendPart
+	(*ExpectedDuration)(nil),      // 23: sluice.v1.ExpectedDuration
+	(*PreflightResponse)(nil),     // 24: sluice.v1.PreflightResponse
+	(*Finding)(nil),               // 25: sluice.v1.Finding
+	(*SubmitResponse)(nil),        // 26: sluice.v1.SubmitResponse
+	(*GetRequest)(nil),            // 27: sluice.v1.GetRequest
+	(*GetResponse)(nil),           // 28: sluice.v1.GetResponse
+	(*ListRequest)(nil),           // 29: sluice.v1.ListRequest
+	(*ListResponse)(nil),          // 30: sluice.v1.ListResponse
+	(*ListDatesRequest)(nil),      // 31: sluice.v1.ListDatesRequest
+	(*ListDatesResponse)(nil),     // 32: sluice.v1.ListDatesResponse
+	(*ListFailuresRequest)(nil),   // 33: sluice.v1.ListFailuresRequest
+	(*ListFailuresResponse)(nil),  // 34: sluice.v1.ListFailuresResponse
+	(*WatchRequest)(nil),          // 35: sluice.v1.WatchRequest
+	(*WatchResponse)(nil),         // 36: sluice.v1.WatchResponse
+	(*EventsRequest)(nil),         // 37: sluice.v1.EventsRequest
+	(*EventsResponse)(nil),        // 38: sluice.v1.EventsResponse
+	(*ControlResponse)(nil),       // 39: sluice.v1.ControlResponse
+	(*Backfill)(nil),              // 40: sluice.v1.Backfill
+	(*DateCounts)(nil),            // 41: sluice.v1.DateCounts
+	(*PhaseProgress)(nil),         // 42: sluice.v1.PhaseProgress
+	(*DateStatus)(nil),            // 43: sluice.v1.DateStatus
+	(*DatePhase)(nil),             // 44: sluice.v1.DatePhase
+	(*Failure)(nil),               // 45: sluice.v1.Failure
+	(*Cell)(nil),                  // 46: sluice.v1.Cell
+	nil,                           // 47: sluice.v1.SimulateRequest.LimitsEntry
+	nil,                           // 48: sluice.v1.Backfill.LimitsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*BackfillRequested)(nil),     // 50: sluice.v1.BackfillRequested
+	(*BackfillEvent)(nil),         // 51: sluice.v1.BackfillEvent
+	(*Tally)(nil),                 // 52: sluice.v1.Tally
+	(*PhaseLimits)(nil),           // 53: sluice.v1.PhaseLimits
+	(*BackfillControlled)(nil),    // 54: sluice.v1.BackfillControlled
 }
 var file_sluice_v1_api_proto_depIdxs = []int32{
-	36, // 0: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
-	34, // 1: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
-	2,  // 2: sluice.v1.PlanResponse.plan:type_name -> sluice.v1.Plan
-	3,  // 3: sluice.v1.Plan.makespan:type_name -> sluice.v1.Makespan
-	4,  // 4: sluice.v1.Plan.bounds:type_name -> sluice.v1.Bound
-	5,  // 5: sluice.v1.Plan.critical_path:type_name -> sluice.v1.Step
-	6,  // 6: sluice.v1.Plan.limits:type_name -> sluice.v1.Use
-	7,  // 7: sluice.v1.Plan.phases:type_name -> sluice.v1.PlannedPhase
-	8,  // 8: sluice.v1.Plan.spend:type_name -> sluice.v1.Spend
-	10, // 9: sluice.v1.Plan.durations:type_name -> sluice.v1.ExpectedDuration
-	9,  // 10: sluice.v1.Spend.parts:type_name -> sluice.v1.SpendPart
-	12, // 11: sluice.v1.PreflightResponse.findings:type_name -> sluice.v1.Finding
-	27, // 12: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
-	27, // 13: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
-	30, // 14: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
-	32, // 15: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
-	27, // 16: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
-	30, // 17: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
-	37, // 18: sluice.v1.EventsResponse.event:type_name -> sluice.v1.BackfillEvent
-	27, // 19: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
-	38, // 20: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
-	38, // 21: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
-	28, // 22: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
-	29, // 23: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
-	38, // 24: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
-	35, // 25: sluice.v1.Backfill.limits:type_name -> sluice.v1.Backfill.LimitsEntry
-	39, // 26: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
-	31, // 27: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
-	33, // 28: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
-	40, // 29: sluice.v1.Backfill.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
-	36, // 30: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
-	0,  // 31: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
-	36, // 32: sluice.v1.BackfillService.Preflight:input_type -> sluice.v1.BackfillRequested
-	36, // 33: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
-	14, // 34: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
-	16, // 35: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
-	18, // 36: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
-	20, // 37: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
-	22, // 38: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
-	24, // 39: sluice.v1.BackfillService.Events:input_type -> sluice.v1.EventsRequest
-	41, // 40: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
-	1,  // 41: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
-	1,  // 42: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
-	11, // 43: sluice.v1.BackfillService.Preflight:output_type -> sluice.v1.PreflightResponse
-	13, // 44: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
-	15, // 45: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
-	17, // 46: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
-	19, // 47: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
-	21, // 48: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
-	23, // 49: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
-	25, // 50: sluice.v1.BackfillService.Events:output_type -> sluice.v1.EventsResponse
-	26, // 51: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	2,  // 0: sluice.v1.VerifyResponse.results:type_name -> sluice.v1.CheckResult
+	3,  // 1: sluice.v1.CheckResult.failures:type_name -> sluice.v1.CheckFailure
+	5,  // 2: sluice.v1.PlanRollbackResponse.plan:type_name -> sluice.v1.RollbackPlan
+	6,  // 3: sluice.v1.RollbackPlan.tables:type_name -> sluice.v1.RollbackTable
+	9,  // 4: sluice.v1.ReportResponse.report:type_name -> sluice.v1.Report
+	49, // 5: sluice.v1.Report.created_at:type_name -> google.protobuf.Timestamp
+	49, // 6: sluice.v1.Report.finished_at:type_name -> google.protobuf.Timestamp
+	42, // 7: sluice.v1.Report.phases:type_name -> sluice.v1.PhaseProgress
+	45, // 8: sluice.v1.Report.failures:type_name -> sluice.v1.Failure
+	10, // 9: sluice.v1.Report.waivers:type_name -> sluice.v1.Waiver
+	2,  // 10: sluice.v1.Report.checks:type_name -> sluice.v1.CheckResult
+	22, // 11: sluice.v1.Report.spend:type_name -> sluice.v1.SpendPart
+	11, // 12: sluice.v1.Report.slowest:type_name -> sluice.v1.ProcessorTime
+	12, // 13: sluice.v1.Report.throttled:type_name -> sluice.v1.Throttle
+	6,  // 14: sluice.v1.Report.rollbacks:type_name -> sluice.v1.RollbackTable
+	50, // 15: sluice.v1.SimulateRequest.request:type_name -> sluice.v1.BackfillRequested
+	47, // 16: sluice.v1.SimulateRequest.limits:type_name -> sluice.v1.SimulateRequest.LimitsEntry
+	15, // 17: sluice.v1.PlanResponse.plan:type_name -> sluice.v1.Plan
+	16, // 18: sluice.v1.Plan.makespan:type_name -> sluice.v1.Makespan
+	17, // 19: sluice.v1.Plan.bounds:type_name -> sluice.v1.Bound
+	18, // 20: sluice.v1.Plan.critical_path:type_name -> sluice.v1.Step
+	19, // 21: sluice.v1.Plan.limits:type_name -> sluice.v1.Use
+	20, // 22: sluice.v1.Plan.phases:type_name -> sluice.v1.PlannedPhase
+	21, // 23: sluice.v1.Plan.spend:type_name -> sluice.v1.Spend
+	23, // 24: sluice.v1.Plan.durations:type_name -> sluice.v1.ExpectedDuration
+	22, // 25: sluice.v1.Spend.parts:type_name -> sluice.v1.SpendPart
+	25, // 26: sluice.v1.PreflightResponse.findings:type_name -> sluice.v1.Finding
+	40, // 27: sluice.v1.GetResponse.backfill:type_name -> sluice.v1.Backfill
+	40, // 28: sluice.v1.ListResponse.backfills:type_name -> sluice.v1.Backfill
+	43, // 29: sluice.v1.ListDatesResponse.dates:type_name -> sluice.v1.DateStatus
+	45, // 30: sluice.v1.ListFailuresResponse.failures:type_name -> sluice.v1.Failure
+	40, // 31: sluice.v1.WatchResponse.backfill:type_name -> sluice.v1.Backfill
+	43, // 32: sluice.v1.WatchResponse.dates:type_name -> sluice.v1.DateStatus
+	51, // 33: sluice.v1.EventsResponse.event:type_name -> sluice.v1.BackfillEvent
+	40, // 34: sluice.v1.ControlResponse.backfill:type_name -> sluice.v1.Backfill
+	49, // 35: sluice.v1.Backfill.created_at:type_name -> google.protobuf.Timestamp
+	49, // 36: sluice.v1.Backfill.finished_at:type_name -> google.protobuf.Timestamp
+	41, // 37: sluice.v1.Backfill.dates:type_name -> sluice.v1.DateCounts
+	42, // 38: sluice.v1.Backfill.phases:type_name -> sluice.v1.PhaseProgress
+	49, // 39: sluice.v1.Backfill.eta:type_name -> google.protobuf.Timestamp
+	48, // 40: sluice.v1.Backfill.limits:type_name -> sluice.v1.Backfill.LimitsEntry
+	22, // 41: sluice.v1.Backfill.spend:type_name -> sluice.v1.SpendPart
+	6,  // 42: sluice.v1.Backfill.rollback:type_name -> sluice.v1.RollbackTable
+	52, // 43: sluice.v1.PhaseProgress.runs:type_name -> sluice.v1.Tally
+	44, // 44: sluice.v1.DateStatus.phases:type_name -> sluice.v1.DatePhase
+	46, // 45: sluice.v1.Failure.blocks:type_name -> sluice.v1.Cell
+	53, // 46: sluice.v1.Backfill.LimitsEntry.value:type_name -> sluice.v1.PhaseLimits
+	50, // 47: sluice.v1.BackfillService.Plan:input_type -> sluice.v1.BackfillRequested
+	13, // 48: sluice.v1.BackfillService.Simulate:input_type -> sluice.v1.SimulateRequest
+	50, // 49: sluice.v1.BackfillService.Preflight:input_type -> sluice.v1.BackfillRequested
+	50, // 50: sluice.v1.BackfillService.Submit:input_type -> sluice.v1.BackfillRequested
+	27, // 51: sluice.v1.BackfillService.Get:input_type -> sluice.v1.GetRequest
+	29, // 52: sluice.v1.BackfillService.List:input_type -> sluice.v1.ListRequest
+	31, // 53: sluice.v1.BackfillService.ListDates:input_type -> sluice.v1.ListDatesRequest
+	33, // 54: sluice.v1.BackfillService.ListFailures:input_type -> sluice.v1.ListFailuresRequest
+	35, // 55: sluice.v1.BackfillService.Watch:input_type -> sluice.v1.WatchRequest
+	37, // 56: sluice.v1.BackfillService.Events:input_type -> sluice.v1.EventsRequest
+	54, // 57: sluice.v1.BackfillService.Control:input_type -> sluice.v1.BackfillControlled
+	0,  // 58: sluice.v1.BackfillService.Verify:input_type -> sluice.v1.VerifyRequest
+	54, // 59: sluice.v1.BackfillService.PlanRollback:input_type -> sluice.v1.BackfillControlled
+	7,  // 60: sluice.v1.BackfillService.Report:input_type -> sluice.v1.ReportRequest
+	14, // 61: sluice.v1.BackfillService.Plan:output_type -> sluice.v1.PlanResponse
+	14, // 62: sluice.v1.BackfillService.Simulate:output_type -> sluice.v1.PlanResponse
+	24, // 63: sluice.v1.BackfillService.Preflight:output_type -> sluice.v1.PreflightResponse
+	26, // 64: sluice.v1.BackfillService.Submit:output_type -> sluice.v1.SubmitResponse
+	28, // 65: sluice.v1.BackfillService.Get:output_type -> sluice.v1.GetResponse
+	30, // 66: sluice.v1.BackfillService.List:output_type -> sluice.v1.ListResponse
+	32, // 67: sluice.v1.BackfillService.ListDates:output_type -> sluice.v1.ListDatesResponse
+	34, // 68: sluice.v1.BackfillService.ListFailures:output_type -> sluice.v1.ListFailuresResponse
+	36, // 69: sluice.v1.BackfillService.Watch:output_type -> sluice.v1.WatchResponse
+	38, // 70: sluice.v1.BackfillService.Events:output_type -> sluice.v1.EventsResponse
+	39, // 71: sluice.v1.BackfillService.Control:output_type -> sluice.v1.ControlResponse
+	1,  // 72: sluice.v1.BackfillService.Verify:output_type -> sluice.v1.VerifyResponse
+	4,  // 73: sluice.v1.BackfillService.PlanRollback:output_type -> sluice.v1.PlanRollbackResponse
+	8,  // 74: sluice.v1.BackfillService.Report:output_type -> sluice.v1.ReportResponse
+	61, // [61:75] is the sub-list for method output_type
+	47, // [47:61] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_api_proto_init() }
@@ -2602,14 +3858,14 @@ func file_sluice_v1_api_proto_init() {
 		return
 	}
 	file_sluice_v1_events_proto_init()
-	file_sluice_v1_api_proto_msgTypes[0].OneofWrappers = []any{}
+	file_sluice_v1_api_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_api_proto_rawDesc), len(file_sluice_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

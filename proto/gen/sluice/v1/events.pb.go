@@ -354,7 +354,13 @@ type BackfillControlled struct {
 	Reason      string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	RequestedBy string                 `protobuf:"bytes,8,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// For limit: phases with their new limits; 0 is the pipeline's own.
-	Limits        map[string]*PhaseLimits `protobuf:"bytes,9,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Limits map[string]*PhaseLimits `protobuf:"bytes,9,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// For limit: the new budget.
+	BudgetUsd *float64 `protobuf:"fixed64,10,opt,name=budget_usd,json=budgetUsd,proto3,oneof" json:"budget_usd,omitempty"`
+	// For rollback: ask for a new backfill of the same cells once they are empty.
+	Rerun bool `protobuf:"varint,11,opt,name=rerun,proto3" json:"rerun,omitempty"`
+	// For rollback: put back what the newest rollback has deleted.
+	Undo          bool `protobuf:"varint,12,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -450,6 +456,27 @@ func (x *BackfillControlled) GetLimits() map[string]*PhaseLimits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *BackfillControlled) GetBudgetUsd() float64 {
+	if x != nil && x.BudgetUsd != nil {
+		return *x.BudgetUsd
+	}
+	return 0
+}
+
+func (x *BackfillControlled) GetRerun() bool {
+	if x != nil {
+		return x.Rerun
+	}
+	return false
+}
+
+func (x *BackfillControlled) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
 }
 
 // ProcessorCompleted reports one attempt. Topic processor-completions, type sluice.processor.completed.v1.
@@ -695,9 +722,13 @@ type PhaseProgressed struct {
 	// How many facts the date's record held: facts are only ever added, so the larger number is the newer news.
 	Facts int32 `protobuf:"varint,9,opt,name=facts,proto3" json:"facts,omitempty"`
 	// True when another processor waits for this one inside or across phases.
-	Unblocks      bool                   `protobuf:"varint,10,opt,name=unblocks,proto3" json:"unblocks,omitempty"`
-	Reason        string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=at,proto3" json:"at,omitempty"`
+	Unblocks bool                   `protobuf:"varint,10,opt,name=unblocks,proto3" json:"unblocks,omitempty"`
+	Reason   string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	At       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=at,proto3" json:"at,omitempty"`
+	// How long the attempt took, as far as is known.
+	DurationSeconds float64 `protobuf:"fixed64,13,opt,name=duration_seconds,json=durationSeconds,proto3" json:"duration_seconds,omitempty"`
+	// What BigQuery billed for it, as the processor reports it.
+	BytesBilled   int64 `protobuf:"varint,14,opt,name=bytes_billed,json=bytesBilled,proto3" json:"bytes_billed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -814,6 +845,20 @@ func (x *PhaseProgressed) GetAt() *timestamppb.Timestamp {
 		return x.At
 	}
 	return nil
+}
+
+func (x *PhaseProgressed) GetDurationSeconds() float64 {
+	if x != nil {
+		return x.DurationSeconds
+	}
+	return 0
+}
+
+func (x *PhaseProgressed) GetBytesBilled() int64 {
+	if x != nil {
+		return x.BytesBilled
+	}
+	return 0
 }
 
 // Tally counts the processors of one phase on one date, each in exactly one state.
@@ -936,8 +981,10 @@ type BackfillEvent struct {
 	BytesBilled     int64    `protobuf:"varint,13,opt,name=bytes_billed,json=bytesBilled,proto3" json:"bytes_billed,omitempty"`
 	DurationSeconds float64  `protobuf:"fixed64,14,opt,name=duration_seconds,json=durationSeconds,proto3" json:"duration_seconds,omitempty"`
 	Faults          []string `protobuf:"bytes,15,rep,name=faults,proto3" json:"faults,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The particulars of the kind as JSON, e.g. the request and the plan of an activated backfill.
+	Data          string `protobuf:"bytes,16,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BackfillEvent) Reset() {
@@ -1075,6 +1122,13 @@ func (x *BackfillEvent) GetFaults() []string {
 	return nil
 }
 
+func (x *BackfillEvent) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
 var File_sluice_v1_events_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_events_proto_rawDesc = "" +
@@ -1112,7 +1166,7 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"\x03end\x18\x02 \x01(\tR\x03end\"Q\n" +
 	"\vPhaseLimits\x12\x1b\n" +
 	"\tmax_dates\x18\x01 \x01(\x05R\bmaxDates\x12%\n" +
-	"\x0emax_processors\x18\x02 \x01(\x05R\rmaxProcessors\"\x82\x03\n" +
+	"\x0emax_processors\x18\x02 \x01(\x05R\rmaxProcessors\"\xdf\x03\n" +
 	"\x12BackfillControlled\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\x12\x16\n" +
@@ -1125,10 +1179,16 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"processors\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12!\n" +
 	"\frequested_by\x18\b \x01(\tR\vrequestedBy\x12A\n" +
-	"\x06limits\x18\t \x03(\v2).sluice.v1.BackfillControlled.LimitsEntryR\x06limits\x1aQ\n" +
+	"\x06limits\x18\t \x03(\v2).sluice.v1.BackfillControlled.LimitsEntryR\x06limits\x12\"\n" +
+	"\n" +
+	"budget_usd\x18\n" +
+	" \x01(\x01H\x00R\tbudgetUsd\x88\x01\x01\x12\x14\n" +
+	"\x05rerun\x18\v \x01(\bR\x05rerun\x12\x12\n" +
+	"\x04undo\x18\f \x01(\bR\x04undo\x1aQ\n" +
 	"\vLimitsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.sluice.v1.PhaseLimitsR\x05value:\x028\x01\"\xf2\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.v1.PhaseLimitsR\x05value:\x028\x01B\r\n" +
+	"\v_budget_usd\"\xf2\x03\n" +
 	"\x12ProcessorCompleted\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\x12\x1a\n" +
@@ -1158,7 +1218,7 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"\x05phase\x18\x04 \x01(\tR\x05phase\x12\x1e\n" +
 	"\n" +
 	"processors\x18\x05 \x03(\tR\n" +
-	"processors\"\xe6\x02\n" +
+	"processors\"\xb4\x03\n" +
 	"\x0fPhaseProgressed\x12\x1f\n" +
 	"\vbackfill_id\x18\x01 \x01(\tR\n" +
 	"backfillId\x12\x1a\n" +
@@ -1173,7 +1233,9 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"\bunblocks\x18\n" +
 	" \x01(\bR\bunblocks\x12\x16\n" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x12*\n" +
-	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xde\x01\n" +
+	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12)\n" +
+	"\x10duration_seconds\x18\r \x01(\x01R\x0fdurationSeconds\x12!\n" +
+	"\fbytes_billed\x18\x0e \x01(\x03R\vbytesBilled\"\xde\x01\n" +
 	"\x05Tally\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\x05R\tsucceeded\x12\x18\n" +
@@ -1182,7 +1244,7 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"\tin_flight\x18\x05 \x01(\x05R\binFlight\x12\x1a\n" +
 	"\bretrying\x18\x06 \x01(\x05R\bretrying\x12\x1c\n" +
 	"\texhausted\x18\a \x01(\x05R\texhausted\x12\x18\n" +
-	"\apending\x18\b \x01(\x05R\apending\"\xbb\x03\n" +
+	"\apending\x18\b \x01(\x05R\apending\"\xcf\x03\n" +
 	"\rBackfillEvent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1f\n" +
@@ -1200,7 +1262,8 @@ const file_sluice_v1_events_proto_rawDesc = "" +
 	"\arecords\x18\f \x01(\x03R\arecords\x12!\n" +
 	"\fbytes_billed\x18\r \x01(\x03R\vbytesBilled\x12)\n" +
 	"\x10duration_seconds\x18\x0e \x01(\x01R\x0fdurationSeconds\x12\x16\n" +
-	"\x06faults\x18\x0f \x03(\tR\x06faultsB)Z'sluice.dev/proto/gen/sluice/v1;sluicev1b\x06proto3"
+	"\x06faults\x18\x0f \x03(\tR\x06faults\x12\x12\n" +
+	"\x04data\x18\x10 \x01(\tR\x04dataB)Z'sluice.dev/proto/gen/sluice/v1;sluicev1b\x06proto3"
 
 var (
 	file_sluice_v1_events_proto_rawDescOnce sync.Once
@@ -1255,6 +1318,7 @@ func file_sluice_v1_events_proto_init() {
 		return
 	}
 	file_sluice_v1_events_proto_msgTypes[0].OneofWrappers = []any{}
+	file_sluice_v1_events_proto_msgTypes[4].OneofWrappers = []any{}
 	file_sluice_v1_events_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

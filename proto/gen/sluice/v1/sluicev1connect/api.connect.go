@@ -59,6 +59,13 @@ const (
 	BackfillServiceEventsProcedure = "/sluice.v1.BackfillService/Events"
 	// BackfillServiceControlProcedure is the fully-qualified name of the BackfillService's Control RPC.
 	BackfillServiceControlProcedure = "/sluice.v1.BackfillService/Control"
+	// BackfillServiceVerifyProcedure is the fully-qualified name of the BackfillService's Verify RPC.
+	BackfillServiceVerifyProcedure = "/sluice.v1.BackfillService/Verify"
+	// BackfillServicePlanRollbackProcedure is the fully-qualified name of the BackfillService's
+	// PlanRollback RPC.
+	BackfillServicePlanRollbackProcedure = "/sluice.v1.BackfillService/PlanRollback"
+	// BackfillServiceReportProcedure is the fully-qualified name of the BackfillService's Report RPC.
+	BackfillServiceReportProcedure = "/sluice.v1.BackfillService/Report"
 )
 
 // BackfillServiceClient is a client for the sluice.v1.BackfillService service.
@@ -83,6 +90,13 @@ type BackfillServiceClient interface {
 	Events(context.Context, *connect.Request[v1.EventsRequest]) (*connect.ServerStreamForClient[v1.EventsResponse], error)
 	// Control publishes a control once it is known to make sense for the backfill.
 	Control(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error)
+	// Verify runs the pipeline's data checks over the dates of a backfill whose phases are complete, and journals
+	// what came of it.
+	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
+	// PlanRollback says what a rollback control would delete, or put back. Nothing is written.
+	PlanRollback(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.PlanRollbackResponse], error)
+	// Report tells a backfill from its journal, also after its documents are gone.
+	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
 }
 
 // NewBackfillServiceClient constructs a client for the sluice.v1.BackfillService service. By
@@ -162,6 +176,24 @@ func NewBackfillServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(backfillServiceMethods.ByName("Control")),
 			connect.WithClientOptions(opts...),
 		),
+		verify: connect.NewClient[v1.VerifyRequest, v1.VerifyResponse](
+			httpClient,
+			baseURL+BackfillServiceVerifyProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("Verify")),
+			connect.WithClientOptions(opts...),
+		),
+		planRollback: connect.NewClient[v1.BackfillControlled, v1.PlanRollbackResponse](
+			httpClient,
+			baseURL+BackfillServicePlanRollbackProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("PlanRollback")),
+			connect.WithClientOptions(opts...),
+		),
+		report: connect.NewClient[v1.ReportRequest, v1.ReportResponse](
+			httpClient,
+			baseURL+BackfillServiceReportProcedure,
+			connect.WithSchema(backfillServiceMethods.ByName("Report")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -178,6 +210,9 @@ type backfillServiceClient struct {
 	watch        *connect.Client[v1.WatchRequest, v1.WatchResponse]
 	events       *connect.Client[v1.EventsRequest, v1.EventsResponse]
 	control      *connect.Client[v1.BackfillControlled, v1.ControlResponse]
+	verify       *connect.Client[v1.VerifyRequest, v1.VerifyResponse]
+	planRollback *connect.Client[v1.BackfillControlled, v1.PlanRollbackResponse]
+	report       *connect.Client[v1.ReportRequest, v1.ReportResponse]
 }
 
 // Plan calls sluice.v1.BackfillService.Plan.
@@ -235,6 +270,21 @@ func (c *backfillServiceClient) Control(ctx context.Context, req *connect.Reques
 	return c.control.CallUnary(ctx, req)
 }
 
+// Verify calls sluice.v1.BackfillService.Verify.
+func (c *backfillServiceClient) Verify(ctx context.Context, req *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error) {
+	return c.verify.CallUnary(ctx, req)
+}
+
+// PlanRollback calls sluice.v1.BackfillService.PlanRollback.
+func (c *backfillServiceClient) PlanRollback(ctx context.Context, req *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.PlanRollbackResponse], error) {
+	return c.planRollback.CallUnary(ctx, req)
+}
+
+// Report calls sluice.v1.BackfillService.Report.
+func (c *backfillServiceClient) Report(ctx context.Context, req *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error) {
+	return c.report.CallUnary(ctx, req)
+}
+
 // BackfillServiceHandler is an implementation of the sluice.v1.BackfillService service.
 type BackfillServiceHandler interface {
 	// Submit publishes a request and answers with its id; Get tells the verdict.
@@ -257,6 +307,13 @@ type BackfillServiceHandler interface {
 	Events(context.Context, *connect.Request[v1.EventsRequest], *connect.ServerStream[v1.EventsResponse]) error
 	// Control publishes a control once it is known to make sense for the backfill.
 	Control(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error)
+	// Verify runs the pipeline's data checks over the dates of a backfill whose phases are complete, and journals
+	// what came of it.
+	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
+	// PlanRollback says what a rollback control would delete, or put back. Nothing is written.
+	PlanRollback(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.PlanRollbackResponse], error)
+	// Report tells a backfill from its journal, also after its documents are gone.
+	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
 }
 
 // NewBackfillServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -332,6 +389,24 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 		connect.WithSchema(backfillServiceMethods.ByName("Control")),
 		connect.WithHandlerOptions(opts...),
 	)
+	backfillServiceVerifyHandler := connect.NewUnaryHandler(
+		BackfillServiceVerifyProcedure,
+		svc.Verify,
+		connect.WithSchema(backfillServiceMethods.ByName("Verify")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backfillServicePlanRollbackHandler := connect.NewUnaryHandler(
+		BackfillServicePlanRollbackProcedure,
+		svc.PlanRollback,
+		connect.WithSchema(backfillServiceMethods.ByName("PlanRollback")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backfillServiceReportHandler := connect.NewUnaryHandler(
+		BackfillServiceReportProcedure,
+		svc.Report,
+		connect.WithSchema(backfillServiceMethods.ByName("Report")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sluice.v1.BackfillService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BackfillServicePlanProcedure:
@@ -356,6 +431,12 @@ func NewBackfillServiceHandler(svc BackfillServiceHandler, opts ...connect.Handl
 			backfillServiceEventsHandler.ServeHTTP(w, r)
 		case BackfillServiceControlProcedure:
 			backfillServiceControlHandler.ServeHTTP(w, r)
+		case BackfillServiceVerifyProcedure:
+			backfillServiceVerifyHandler.ServeHTTP(w, r)
+		case BackfillServicePlanRollbackProcedure:
+			backfillServicePlanRollbackHandler.ServeHTTP(w, r)
+		case BackfillServiceReportProcedure:
+			backfillServiceReportHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -407,4 +488,16 @@ func (UnimplementedBackfillServiceHandler) Events(context.Context, *connect.Requ
 
 func (UnimplementedBackfillServiceHandler) Control(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.ControlResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Control is not implemented"))
+}
+
+func (UnimplementedBackfillServiceHandler) Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Verify is not implemented"))
+}
+
+func (UnimplementedBackfillServiceHandler) PlanRollback(context.Context, *connect.Request[v1.BackfillControlled]) (*connect.Response[v1.PlanRollbackResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.PlanRollback is not implemented"))
+}
+
+func (UnimplementedBackfillServiceHandler) Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sluice.v1.BackfillService.Report is not implemented"))
 }

@@ -1,0 +1,3 @@
+CREATE TABLE {snapshot}
+OPTIONS (expiration_timestamp = TIMESTAMP '{expires}')
+AS SELECT * FROM {table}

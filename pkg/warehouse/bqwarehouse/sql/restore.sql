@@ -1,0 +1,4 @@
+BEGIN TRANSACTION;
+DELETE FROM {table} WHERE {where};
+INSERT INTO {table} SELECT * FROM {snapshot} WHERE {where};
+COMMIT TRANSACTION;

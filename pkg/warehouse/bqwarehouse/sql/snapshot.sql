@@ -1,0 +1,2 @@
+CREATE SNAPSHOT TABLE IF NOT EXISTS {snapshot} CLONE {table}
+OPTIONS (expiration_timestamp = TIMESTAMP '{expires} UTC')
