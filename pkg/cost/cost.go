@@ -83,3 +83,29 @@ func Total(parts []Part) float64 {
 	}
 	return sum
 }
+
+// PhaseCost is what a phase has done, what is left of it, and what a run of it is expected to cost.
+type PhaseCost struct {
+	Done, Left int
+	EachUSD    float64
+}
+
+// enoughRuns is how many runs must have ended before what they cost corrects what was expected.
+const enoughRuns = 20
+
+// Forecast is what a run will have cost at its end: what it has spent, and what is left at the expected price,
+// corrected by how far the expectation was off so far, between a fifth and five times as much.
+func Forecast(spent float64, phases []PhaseCost) float64 {
+	var done, left float64
+	runs := 0
+	for _, p := range phases {
+		done += float64(p.Done) * p.EachUSD
+		left += float64(p.Left) * p.EachUSD
+		runs += p.Done
+	}
+	factor := 1.0
+	if runs >= enoughRuns && done > 0 {
+		factor = min(5, max(0.2, spent/done))
+	}
+	return spent + left*factor
+}

@@ -63,10 +63,16 @@ func (p *Planner) Forecast(ctx context.Context, r backfill.Request, w WhatIf, no
 	if err != nil {
 		return nil, err
 	}
+	return p.Foresee(ctx, plan, w)
+}
+
+// Foresee simulates a plan. Data are taken to be as the checks want them.
+func (p *Planner) Foresee(ctx context.Context, plan *Plan, w WhatIf) (*Forecast, error) {
 	changed, err := w.apply(plan.Pipeline)
 	if err != nil {
 		return nil, err
 	}
+	changed.Checks = nil
 	f := &Forecast{Plan: plan}
 	if f.World, err = p.world(ctx, changed, plan.Backfill.Calendar, w); err != nil {
 		return nil, err
@@ -151,6 +157,40 @@ func (f *Forecast) Guessed() []backfill.Ref {
 	slices.SortFunc(out, func(a, b backfill.Ref) int {
 		return cmp.Or(cmp.Compare(a.Phase, b.Phase), cmp.Compare(a.Processor, b.Processor))
 	})
+	return out
+}
+
+// Planned is the forecast as a backfill keeps it.
+func (f *Forecast) Planned() backfill.Planned {
+	out := backfill.Planned{P50: f.P50, P90: f.P90, USD: cost.Total(f.Cost), Runs: f.ToDo, EachUSD: map[string]float64{}}
+	for i, ph := range f.Typical.Phases {
+		if ph.Runs == 0 {
+			continue
+		}
+		u := cost.Usage{Runs: ph.Runs, Calls: ph.Calls, ProcessorSeconds: ph.Busy.Seconds()}
+		processors := f.Pipeline.Phases[i].Processors
+		for j := range processors {
+			u.BytesBilled += float64(ph.Runs) / float64(len(processors)) * float64(processors[j].Expect.Bytes)
+		}
+		out.EachUSD[ph.ID] = cost.Total(cost.Estimate(u)) / float64(ph.Runs)
+	}
+	return out
+}
+
+// Slow lists the processors of which more than half of the attempts would take longer than they may, as far as their
+// durations are known.
+func (f *Forecast) Slow() []string {
+	var out []string
+	for i := range f.Pipeline.Phases {
+		ph := &f.Pipeline.Phases[i]
+		for j := range ph.Processors {
+			proc := &ph.Processors[j]
+			d := f.World.Durations[backfill.Ref{Phase: ph.ID, Processor: proc.Name}]
+			if d.Source != guess.Source && d.Median > proc.Timeout.Seconds() {
+				out = append(out, fmt.Sprintf("%s/%s takes %.0fs in half of the cases and may take %s", ph.ID, proc.Name, d.Median, proc.Timeout))
+			}
+		}
+	}
 	return out
 }
 

@@ -61,7 +61,7 @@ func (p *Planner) Stages(ctx context.Context, r backfill.Request, now time.Time)
 	if pl == nil {
 		return nil, stages
 	}
-	calendar, err := p.calendar(ctx, pl, now)
+	calendar, err := p.Calendar(ctx, pl, now)
 	var dates backfill.Calendar
 	if err == nil {
 		dates, err = choose(pl, calendar, r)
@@ -75,10 +75,7 @@ func (p *Planner) Stages(ctx context.Context, r backfill.Request, now time.Time)
 	}
 	b := &backfill.Backfill{
 		ID: r.ID, Request: r, Version: version, State: backfill.StatePlanning, CreatedAt: now,
-		Dates: dates, Calendar: reach(pl, calendar, dates), Limits: r.Limits,
-	}
-	if n := len(pl.Checks); n > 0 {
-		b.Notices = append(b.Notices, fmt.Sprintf("the pipeline declares %d data checks: this version reads them and does not run them, so look at the data yourself", n))
+		Dates: dates, Calendar: reach(pl, calendar, dates), Limits: r.Limits, Budget: backfill.Budget{USD: r.BudgetUSD},
 	}
 	scope := backfill.NewScope(b, pl)
 	done, err := p.done(ctx, pl, b.Calendar)
@@ -144,7 +141,8 @@ func limitFaults(pl *backfill.Pipeline, limits map[string]backfill.Limits) fault
 	return faults
 }
 
-func (p *Planner) calendar(ctx context.Context, pl *backfill.Pipeline, now time.Time) (backfill.Calendar, error) {
+// Calendar is a pipeline's whole calendar.
+func (p *Planner) Calendar(ctx context.Context, pl *backfill.Pipeline, now time.Time) (backfill.Calendar, error) {
 	switch src := pl.Partition; {
 	case src.Dates != nil:
 		return *src.Dates, nil

@@ -146,6 +146,9 @@ func normal(r backfill.Request) backfill.Request {
 	return r
 }
 
+// actions are those that a control may have.
+const actions = "pause, resume, cancel, retry, waive, limit, rollback, release and forget"
+
 // CheckControl lists everything that is wrong with a control by itself.
 func CheckControl(m *pb.BackfillControlled) error {
 	var faults fault.List
@@ -153,20 +156,30 @@ func CheckControl(m *pb.BackfillControlled) error {
 		faults.Addf("backfill_id is missing: name the backfill to control")
 	}
 	switch m.GetAction() {
-	case "pause", "resume", "cancel", "retry":
+	case "pause", "resume", "cancel", "retry", "release", "forget":
 	case "waive":
 		if len(m.GetDates()) == 0 || m.GetPhase() == "" || len(m.GetProcessors()) == 0 || m.GetReason() == "" {
 			faults.Addf("waive needs dates, phase, processors and reason")
 		}
 	case "limit":
-		if len(m.GetLimits()) == 0 {
-			faults.Addf("limit needs limits: phases with max_dates or max_processors, where 0 is the pipeline's own")
+		if len(m.GetLimits()) == 0 && m.BudgetUsd == nil {
+			faults.Addf("limit needs limits, phases with max_dates or max_processors where 0 is the pipeline's own, or budget_usd")
+		}
+		if v := m.GetBudgetUsd(); m.BudgetUsd != nil && (!(v > 0) || math.IsInf(v, 0)) {
+			faults.Addf("budget_usd is %v: it must be above zero", v)
 		}
 		checkLimits(&faults, m.GetLimits())
+	case "rollback":
+		if len(m.GetPhases()) == 0 && !m.GetUndo() {
+			faults.Addf("rollback needs phases: name those whose output is to be deleted")
+		}
+		if m.GetUndo() && m.GetRerun() {
+			faults.Addf("a rollback either reruns or is undone")
+		}
 	case "":
-		faults.Addf("action is missing: use pause, resume, cancel, retry, waive or limit")
+		faults.Addf("action is missing: use one of %s", actions)
 	default:
-		faults.Addf("action %q is none of pause, resume, cancel, retry, waive and limit", m.GetAction())
+		faults.Addf("action %q is none of %s", m.GetAction(), actions)
 	}
 	for _, d := range m.GetDates() {
 		checkDate(&faults, "dates", d)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,10 +33,12 @@ const (
 
 // Finding is a check and what came of it.
 type Finding struct {
-	Check  string // request, calendar, history, predecessors, dates, tables, targets, topics or budget
+	Check  string // request, calendar, history, predecessors, dates, tables, targets, topics, quota, timeouts or budget
 	Result Result
 	Detail string // what was looked at, or what is wrong
 	Do     string // what to do about a failure
+	// Passing says of a failure that it may go away by itself: something did not answer.
+	Passing bool
 }
 
 func (f Finding) String() string {
@@ -76,32 +79,67 @@ func Faults(findings []Finding) error {
 	return out.Err()
 }
 
-// Request checks everything about a request, the forecast against its budget included.
-func (p *Preflight) Request(ctx context.Context, r backfill.Request, now time.Time) ([]Finding, error) {
+// Checked is a request with everything that was found out about it.
+type Checked struct {
+	Findings []Finding
+	// Plan and Forecast are nil when the request is not in order.
+	Plan     *planner.Plan
+	Forecast *planner.Forecast
+}
+
+// Err is nil for a request that may go ahead. It is Unavailable when all that is wrong may go away by itself, else
+// Invalid with every fault.
+func (c *Checked) Err() error {
+	err := Faults(c.Findings)
+	if err != nil && !slices.ContainsFunc(c.Findings, func(f Finding) bool { return f.Result == Failed && !f.Passing }) {
+		return fault.New(fault.Unavailable, "preflight: %v", err)
+	}
+	return err
+}
+
+// Request checks everything about a request, the forecast against its budget included. An error says that ctx has
+// ended.
+func (p *Preflight) Request(ctx context.Context, r backfill.Request, now time.Time) (*Checked, error) {
 	plan, stages := p.Planner.Stages(ctx, r, now)
-	var out []Finding
+	c := &Checked{Plan: plan}
 	for _, s := range stages {
 		switch {
 		case s.Err == nil:
-			out = append(out, Finding{s.Name, OK, stageDetail(s.Name, plan), ""})
+			c.add(Finding{Check: s.Name, Result: OK, Detail: stageDetail(s.Name, plan)})
 		case fault.Is(s.Err, fault.Invalid):
 			for _, f := range fault.Faults(s.Err) {
-				out = append(out, Finding{s.Name, Failed, f, ""})
+				c.add(Finding{Check: s.Name, Result: Failed, Detail: f})
 			}
 		default:
-			out = append(out, Finding{s.Name, Failed, s.Err.Error(), "try again; if it stays so, look at the service that does not answer"})
+			c.add(Finding{Check: s.Name, Result: Failed, Detail: s.Err.Error(), Do: "try again; if it stays so, look at the service that does not answer", Passing: true})
 		}
 	}
 	if pl, ok := p.Planner.Pipelines[r.Pipeline]; ok {
-		out = append(out, p.environment(ctx, pl)...)
+		c.add(p.environment(ctx, pl)...)
 	}
 	if plan == nil {
-		const why = "not known before the request is in order"
-		return append(out, Finding{"dates", Skipped, why, ""}, Finding{"budget", Skipped, why, ""}), ctx.Err()
+		for _, check := range []string{"dates", "quota", "timeouts", "budget"} {
+			c.add(Finding{Check: check, Result: Skipped, Detail: "not known before the request is in order"})
+		}
+		return c, ctx.Err()
 	}
-	out = append(out, p.owners(ctx, plan)...)
-	return append(out, p.budget(ctx, r, now)...), ctx.Err()
+	if p.Owners == nil {
+		c.add(Finding{Check: "dates", Result: Skipped, Detail: "they are claimed when the backfill begins"})
+	} else {
+		c.add(p.owners(ctx, plan)...)
+	}
+	var err error
+	if c.Forecast, err = p.Planner.Foresee(ctx, plan, planner.WhatIf{Seeds: 1}); err != nil {
+		c.add(Finding{Check: "budget", Result: Failed, Detail: err.Error(), Do: "try again", Passing: fault.Retryable(err)})
+		return c, ctx.Err()
+	}
+	c.add(quota(c.Forecast)...)
+	c.add(timeouts(c.Forecast)...)
+	c.add(budget(c.Forecast, r))
+	return c, ctx.Err()
 }
+
+func (c *Checked) add(f ...Finding) { c.Findings = append(c.Findings, f...) }
 
 func stageDetail(stage string, plan *planner.Plan) string {
 	if plan == nil {
@@ -153,15 +191,15 @@ func (p *Preflight) tables(ctx context.Context, pl *backfill.Pipeline) []Finding
 func (p *Preflight) table(ctx context.Context, name string, columns []string) Finding {
 	have, err := p.Planner.Warehouse.Columns(ctx, name)
 	if fault.Is(err, fault.NotFound) && p.Embedded {
-		return Finding{"tables", Skipped, fmt.Sprintf("the local warehouse has no table %s", name), ""}
+		return Finding{Check: "tables", Result: Skipped, Detail: fmt.Sprintf("the local warehouse has no table %s", name)}
 	}
 	if err == nil {
 		err = warehouse.MissingColumn(name, have, columns...)
 	}
 	if err != nil {
-		return Finding{"tables", Failed, err.Error(), "create it, or mend the pipeline file"}
+		return Finding{Check: "tables", Result: Failed, Detail: err.Error(), Do: "create it, or mend the pipeline file", Passing: fault.Retryable(err)}
 	}
-	return Finding{"tables", OK, name, ""}
+	return Finding{Check: "tables", Result: OK, Detail: name}
 }
 
 // named lists the tables that a pipeline names, with the columns that it names of each.
@@ -209,7 +247,7 @@ func named(pl *backfill.Pipeline) map[string][]string {
 func summed(check string, found []Finding, ok string) []Finding {
 	out := slices.DeleteFunc(slices.Clone(found), func(f Finding) bool { return f.Result == OK })
 	if len(out) == 0 {
-		return []Finding{{check, OK, ok, ""}}
+		return []Finding{{Check: check, Result: OK, Detail: ok}}
 	}
 	return out
 }
@@ -229,15 +267,15 @@ func (p *Preflight) targets(ctx context.Context, pl *backfill.Pipeline) []Findin
 		}
 	}
 	if p.Probe == nil || len(all) == 0 {
-		return []Finding{{"targets", Skipped, "the pipeline declares no health path", ""}}
+		return []Finding{{Check: "targets", Result: Skipped, Detail: "the pipeline declares no health path"}}
 	}
 	found := make([]Finding, len(all))
 	var wg sync.WaitGroup
 	for i, t := range all {
 		wg.Go(func() {
-			found[i] = Finding{"targets", OK, t.url, ""}
+			found[i] = Finding{Check: "targets", Result: OK, Detail: t.url}
 			if err := p.Probe(ctx, t.url, t.auth); err != nil {
-				found[i] = Finding{"targets", Failed, fmt.Sprintf("%s: %v", t.url, err), "deploy or restart the service, or mend url and health in the pipeline file"}
+				found[i] = Finding{Check: "targets", Result: Failed, Detail: fmt.Sprintf("%s: %v", t.url, err), Do: "deploy or restart the service, or mend url and health in the pipeline file"}
 			}
 		})
 	}
@@ -247,14 +285,14 @@ func (p *Preflight) targets(ctx context.Context, pl *backfill.Pipeline) []Findin
 
 func (p *Preflight) topics(ctx context.Context) []Finding {
 	if p.Topics == nil {
-		return []Finding{{"topics", OK, "in this process", ""}}
+		return []Finding{{Check: "topics", Result: OK, Detail: "in this process"}}
 	}
 	var out []Finding
 	for _, err := range p.Topics.Check(ctx) {
-		out = append(out, Finding{"topics", Failed, err.Error(), "apply the infrastructure, or grant the service account what it lacks"})
+		out = append(out, Finding{Check: "topics", Result: Failed, Detail: err.Error(), Do: "apply the infrastructure, or grant the service account what it lacks"})
 	}
 	if len(out) == 0 {
-		return []Finding{{"topics", OK, "topics and subscriptions are there, and may be used", ""}}
+		return []Finding{{Check: "topics", Result: OK, Detail: "topics and subscriptions are there, and may be used"}}
 	}
 	return out
 }
@@ -278,7 +316,7 @@ func (p *Preflight) owners(ctx context.Context, plan *planner.Plan) []Finding {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return []Finding{{"dates", Failed, err.Error(), "try again"}}
+		return []Finding{{Check: "dates", Result: Failed, Detail: err.Error(), Do: "try again"}}
 	}
 	counts := map[string]int{}
 	for _, id := range owned {
@@ -288,30 +326,68 @@ func (p *Preflight) owners(ctx context.Context, plan *planner.Plan) []Finding {
 	}
 	var out []Finding
 	for id, n := range counts {
-		out = append(out, Finding{"dates", Failed, fmt.Sprintf("%d dates belong to the running backfill %s", n, id), "wait for it, cancel it, or choose other dates"})
+		out = append(out, Finding{Check: "dates", Result: Failed, Detail: fmt.Sprintf("%d dates belong to the running backfill %s", n, id), Do: "wait for it, cancel it, or choose other dates"})
 	}
 	slices.SortFunc(out, func(a, b Finding) int { return cmp.Compare(a.Detail, b.Detail) })
 	if len(out) == 0 {
-		return []Finding{{"dates", OK, "no other running backfill has one of them", ""}}
+		return []Finding{{Check: "dates", Result: OK, Detail: "no other running backfill has one of them"}}
+	}
+	return out
+}
+
+// queryBytesPerDay is BigQuery's default quota of on-demand query usage for a project and a day, 200 TiB
+// (cloud.google.com/bigquery/quotas, read in a stored copy on 2026-11-24); a project may have another.
+const queryBytesPerDay = 200 << 40
+
+// quota holds what the busiest day of the forecast asks of outside APIs and of BigQuery against what they allow.
+func quota(f *planner.Forecast) []Finding {
+	days := max(1, f.P50.Hours()/24)
+	var out []Finding
+	for _, name := range slices.Sorted(maps.Keys(f.Pipeline.Limiters)) {
+		l := f.Pipeline.Limiters[name]
+		calls := float64(f.Typical.Limiters[name].Calls) / days
+		if l.PerDay > 0 && calls > float64(l.PerDay) {
+			out = append(out, Finding{
+				Check: "quota", Result: Failed, Detail: fmt.Sprintf("%.0f calls a day are expected of %s, and per_day is %d", calls, name, l.PerDay),
+				Do: "ask for fewer dates, lower the limiter's rate, or get a larger quota",
+			})
+		}
+	}
+	for _, part := range f.Cost {
+		if part.What == cost.BigQueryBytes.What && part.Amount/days > queryBytesPerDay {
+			out = append(out, Finding{
+				Check: "quota", Result: Failed, Detail: fmt.Sprintf("%.0f TiB a day are expected to be billed by BigQuery, whose default quota is 200 TiB", part.Amount/days/(1<<40)),
+				Do: "ask for fewer dates, or get a larger quota",
+			})
+		}
+	}
+	if len(out) == 0 {
+		return []Finding{{Check: "quota", Result: OK, Detail: "what is expected stays within per_day of the limiters and BigQuery's default quota"}}
+	}
+	return out
+}
+
+// timeouts finds processors that cannot be done in the time that they have.
+func timeouts(f *planner.Forecast) []Finding {
+	var out []Finding
+	for _, slow := range f.Slow() {
+		out = append(out, Finding{Check: "timeouts", Result: Failed, Detail: slow, Do: "give it a longer timeout in the pipeline file"})
+	}
+	if len(out) == 0 {
+		return []Finding{{Check: "timeouts", Result: OK, Detail: "every processor has time enough, as far as is known"}}
 	}
 	return out
 }
 
 // budget compares what the forecast says with what the request allows.
-func (p *Preflight) budget(ctx context.Context, r backfill.Request, now time.Time) []Finding {
-	f, err := p.Planner.Forecast(ctx, r, planner.WhatIf{Seeds: 1}, now)
-	if err != nil {
-		return []Finding{{"budget", Failed, err.Error(), ""}}
-	}
+func budget(f *planner.Forecast, r backfill.Request) Finding {
 	total := cost.Total(f.Cost)
 	detail := fmt.Sprintf("about %s and $%.2f are expected", f.P50.Round(time.Second), total)
 	switch {
-	case f.Typical.Exhausted > 0:
-		return []Finding{{"budget", Failed, fmt.Sprintf("%d runs are expected to use up their attempts", f.Typical.Exhausted), "allow more attempts in the pipeline file"}}
 	case r.BudgetUSD > 0 && total > r.BudgetUSD:
-		return []Finding{{"budget", Failed, fmt.Sprintf("%s, and budget_usd is %.2f", detail, r.BudgetUSD), "raise the budget, or ask for fewer dates"}}
+		return Finding{Check: "budget", Result: Failed, Detail: fmt.Sprintf("%s, and budget_usd is %.2f", detail, r.BudgetUSD), Do: "raise the budget, or ask for fewer dates"}
 	case r.BudgetUSD > 0:
 		detail += fmt.Sprintf(" of budget_usd %.2f", r.BudgetUSD)
 	}
-	return []Finding{{"budget", OK, detail, ""}}
+	return Finding{Check: "budget", Result: OK, Detail: detail}
 }

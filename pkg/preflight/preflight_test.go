@@ -109,16 +109,25 @@ func TestEveryCheckFailsForItsOwnReason(t *testing.T) {
 		"the budget is too low": {func(s *setting) {
 			s.r.BudgetUSD, s.p.Phases[0].Processors[0].Expect.Bytes = 1, 1<<42
 		}, "budget", preflight.Failed, "budget_usd is 1.00"},
-		"attempts will not do": {func(s *setting) { s.p.Phases[0].Processors[0].Timeout = time.Second }, "budget", preflight.Failed, "use up their attempts"},
+		"it has too little time": {func(s *setting) {
+			s.p.Phases[0].Processors[0].Timeout, s.p.Phases[0].Processors[0].Expect = time.Second, backfill.Expect{P50: time.Minute, P90: time.Minute}
+		}, "timeouts", preflight.Failed, "one/a takes 60s in half of the cases and may take 1s"},
+		"a guess is no reason": {func(s *setting) { s.p.Phases[0].Processors[0].Timeout = time.Second }, "timeouts", preflight.OK, "as far as is known"},
+		"the quota is too low": {func(s *setting) {
+			s.p.Limiters = map[string]backfill.Limiter{"api": {Rate: 5, PerDay: 1}}
+			s.p.Phases[0].Processors[0].Limiter = "api"
+		}, "quota", preflight.Failed, "2 calls a day are expected of api"},
+		"too much for BigQuery": {func(s *setting) { s.p.Phases[0].Processors[0].Expect.Bytes = 300 << 40 }, "quota", preflight.Failed, "600 TiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := good(t, target(t))
 			c.spoil(s)
-			got, err := s.Request(t.Context(), s.r, time.Now())
+			checked, err := s.Request(t.Context(), s.r, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
+			got := checked.Findings
 			found := false
 			for _, x := range got {
 				expected := x.Check == c.check && x.Result == c.result && strings.Contains(x.Detail, c.detail)
@@ -130,7 +139,7 @@ func TestEveryCheckFailsForItsOwnReason(t *testing.T) {
 			if failed := preflight.Faults(got) != nil; !found || failed != (c.result == preflight.Failed) {
 				t.Errorf("%s is not %s: %v", c.check, c.result, got)
 			}
-			for _, check := range []string{"request", "calendar", "tables", "targets", "topics", "dates", "budget"} {
+			for _, check := range []string{"request", "calendar", "tables", "targets", "topics", "dates", "quota", "timeouts", "budget"} {
 				if !slices.ContainsFunc(got, func(x preflight.Finding) bool { return x.Check == check }) {
 					t.Errorf("%s was not looked at", check)
 				}

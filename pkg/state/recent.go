@@ -14,8 +14,8 @@ type Recent struct {
 }
 
 type recentKey struct {
-	id   string
-	date backfill.Date
+	scope string // its Key: an id may be used again
+	date  backfill.Date
 }
 
 // recentRecords bounds how many are remembered; an NBA date takes about 30 KB.
@@ -31,8 +31,8 @@ func NewRecent() *Recent {
 }
 
 // Saw remembers a record unless a newer version is known.
-func (r *Recent) Saw(id string, rec *backfill.Record) {
-	k := recentKey{id, rec.Date}
+func (r *Recent) Saw(scope *backfill.Scope, rec *backfill.Record) {
+	k := recentKey{scope.Key, rec.Date}
 	if old, ok := r.records.Peek(k); ok && old.Len() > rec.Len() {
 		return
 	}
@@ -40,6 +40,6 @@ func (r *Recent) Saw(id string, rec *backfill.Record) {
 }
 
 // Get returns the newest version seen.
-func (r *Recent) Get(id string, date backfill.Date) (backfill.Record, bool) {
-	return r.records.Get(recentKey{id, date})
+func (r *Recent) Get(scope *backfill.Scope, date backfill.Date) (backfill.Record, bool) {
+	return r.records.Get(recentKey{scope.Key, date})
 }

@@ -49,7 +49,16 @@ type Backfills interface {
 	Acquire(ctx context.Context, id, holder string, now time.Time, ttl time.Duration) (backfill.Lease, error)
 	// Release gives the lease up, so that another can take it at once; not holding it is no error.
 	Release(ctx context.Context, id, holder string) error
+	// Expire says when the documents of a backfill, those of its dates too, may be removed; zero for never. Removing
+	// them is not its business: some stores do it by themselves, and Purge does.
+	Expire(ctx context.Context, id string, at time.Time) error
+	// Forget removes a backfill with its dates; one that is not there is no error. Afterwards CreateBackfill is
+	// Unavailable for that id for as long as Grave, because others still remember the one that was.
+	Forget(ctx context.Context, id string) error
 }
+
+// Grave is how long an id that was forgotten cannot be used. Nobody remembers a scope for longer (see Scopes).
+const Grave = 12 * time.Second
 
 // Dates keeps one record per date of a backfill.
 type Dates interface {

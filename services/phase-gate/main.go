@@ -23,7 +23,7 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		return err
 	}
 	defer drivers.Close() //nolint:errcheck // the process ends
-	g := gate.New(drivers.State, drivers.Bus, log, time.Now)
+	g := gate.New(drivers.State, drivers.Bus, gate.Checks{Source: drivers.Warehouse, Gather: 250 * time.Millisecond}, log, time.Now)
 	handlers := map[string]bus.Handler{event.TopicPhaseCompletions: g.Handle}
 	return serve.Run(ctx, c, drivers.Subscriber, serve.Consumers(gate.Name, handlers), nil, drivers.Push)
 }

@@ -18,6 +18,9 @@ import (
 // created is a field of its own, because a time in the document is text.
 const created = "created"
 
+// expires is the field that the database's TTL policies look at, in backfills, dates and graves.
+const expires = "expires"
+
 // toDoc writes a document through its JSON, so that its fields are the contract's.
 func toDoc(v any) (map[string]any, error) {
 	b, err := json.Marshal(v)
@@ -56,6 +59,9 @@ func fromBackfill(b *backfill.Backfill) (map[string]any, error) {
 		return nil, wrap(err, "storing backfill %s", b.ID)
 	}
 	doc[created] = b.CreatedAt
+	if !b.ExpiresAt.IsZero() {
+		doc[expires] = b.ExpiresAt
+	}
 	return doc, nil
 }
 
@@ -99,6 +105,8 @@ func (s *Store) CreateBackfill(ctx context.Context, b *backfill.Backfill) (*back
 			if made = stored.State == backfill.StateRefused; !made {
 				return nil
 			}
+		} else if err := s.buried(tx, b.ID); err != nil {
+			return err
 		}
 		stored, made = b, true
 		s.writes.Add(1)

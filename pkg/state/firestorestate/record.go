@@ -18,7 +18,12 @@ const wakeField = "wake_at"
 
 // path is where a fact is kept in its date's document.
 func path(k backfill.Key) firestore.FieldPath {
+	check, isCheck := backfill.CheckName(k.Processor)
 	switch {
+	case isCheck && k.Attempt == 0:
+		return firestore.FieldPath{"checks", k.Phase, check, string(k.Kind)}
+	case isCheck:
+		return firestore.FieldPath{"checks", k.Phase, check, strconv.Itoa(k.Attempt), string(k.Kind)}
 	case k.Kind == backfill.Complete:
 		return firestore.FieldPath{"complete", k.Phase}
 	case k.Kind == backfill.Triggered && k.Processor == "":
@@ -108,20 +113,24 @@ func toRecord(snap *firestore.DocumentSnapshot) (backfill.Record, error) {
 			add(backfill.Key{Phase: phase, Processor: processor, Kind: backfill.Triggered}, v)
 		}
 	}
-	for phase, v := range fields(doc["phases"]) {
-		for processor, v := range fields(v) {
-			for name, v := range fields(v) {
-				attempt, err := strconv.Atoi(name)
-				if err != nil {
-					add(backfill.Key{Phase: phase, Processor: processor, Kind: backfill.Kind(name)}, v)
-					continue
-				}
-				for kind, v := range fields(v) {
-					add(backfill.Key{Phase: phase, Processor: processor, Attempt: attempt, Kind: backfill.Kind(kind)}, v)
+	runs := func(root string, name func(string) string) {
+		for phase, v := range fields(doc[root]) {
+			for processor, v := range fields(v) {
+				for field, v := range fields(v) {
+					attempt, err := strconv.Atoi(field)
+					if err != nil {
+						add(backfill.Key{Phase: phase, Processor: name(processor), Kind: backfill.Kind(field)}, v)
+						continue
+					}
+					for kind, v := range fields(v) {
+						add(backfill.Key{Phase: phase, Processor: name(processor), Attempt: attempt, Kind: backfill.Kind(kind)}, v)
+					}
 				}
 			}
 		}
 	}
+	runs("phases", func(name string) string { return name })
+	runs("checks", func(name string) string { return (&backfill.Check{Name: name}).Ref().Processor })
 	r := backfill.NewRecord(date, season, facts...)
 	if ns, ok := doc[wakeField].(int64); ok {
 		r.WakeAt = time.Unix(0, ns).UTC()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"maps"
 	"time"
 
 	"sluice.dev/pkg/backfill"
@@ -53,6 +54,10 @@ func (s *Store) CreateBackfill(ctx context.Context, b *backfill.Backfill) (*back
 			return nil
 		case err != nil && !fault.Is(err, fault.NotFound):
 			return err
+		case err != nil:
+			if err := buried(ctx, tx, b.ID); err != nil {
+				return err
+			}
 		}
 		stored, created = b, true
 		return storeBackfill(tx, b)
@@ -134,4 +139,48 @@ func (s *Store) Release(ctx context.Context, id, holder string) error {
 		return nil
 	}
 	return err
+}
+
+// buried is the error of an id that was forgotten a moment ago.
+func buried(ctx context.Context, tx *sqlitedb.Tx, id string) error {
+	var at int64
+	err := tx.QueryRowContext(ctx, "SELECT at FROM forgotten WHERE id=?", id).Scan(&at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return wrap(err, "creating backfill %s", id)
+	}
+	return state.Buried(id, time.Unix(0, at), time.Now())
+}
+
+// Expire implements state.Backfills. Dates go with their backfill here.
+func (s *Store) Expire(ctx context.Context, id string, at time.Time) error {
+	_, err := s.modify(ctx, id, func(b *backfill.Backfill) error { b.ExpiresAt = at; return nil })
+	return err
+}
+
+// Forget implements state.Backfills.
+func (s *Store) Forget(ctx context.Context, id string) error {
+	return s.db.WriteThen(ctx, func(tx *sqlitedb.Tx) error {
+		now := time.Now()
+		for _, x := range []struct {
+			query string
+			args  []any
+		}{
+			{"DELETE FROM facts WHERE backfill=?", []any{id}}, {"DELETE FROM dates WHERE backfill=?", []any{id}},
+			{"DELETE FROM partitions WHERE backfill=?", []any{id}}, {"DELETE FROM backfills WHERE id=?", []any{id}},
+			{"DELETE FROM forgotten WHERE at < ?", []any{now.Add(-state.Grave).UnixNano()}},
+			{"INSERT OR REPLACE INTO forgotten(id, at) VALUES(?,?)", []any{id, now.UnixNano()}},
+		} {
+			if _, err := tx.Exec(x.query, x.args...); err != nil {
+				return wrap(err, "forgetting backfill %s", id)
+			}
+		}
+		if s.overlay.tx == tx {
+			maps.DeleteFunc(s.overlay.records, func(k dateKey, _ backfill.Record) bool { return k.id == id })
+		}
+		s.cache.drop(id)
+		return nil
+	}, nil)
 }

@@ -53,3 +53,15 @@ func (c *cache) put(k dateKey, r backfill.Record) {
 		c.order.Remove(last)
 	}
 }
+
+// drop takes out all records of a backfill.
+func (c *cache) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, e := range c.items {
+		if k.id == id {
+			delete(c.items, k)
+			c.order.Remove(e)
+		}
+	}
+}

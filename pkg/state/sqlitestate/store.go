@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS facts(backfill TEXT NOT NULL, date INTEGER NOT NULL, 
 CREATE TABLE IF NOT EXISTS partitions(pipeline TEXT NOT NULL, date INTEGER NOT NULL, backfill TEXT NOT NULL,
 	PRIMARY KEY(pipeline, date)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pipelines(name TEXT NOT NULL, version TEXT NOT NULL, doc TEXT NOT NULL,
-	PRIMARY KEY(name, version)) WITHOUT ROWID;`
+	PRIMARY KEY(name, version)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten(id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;`
 
 // Open opens or creates the file.
 func Open(ctx context.Context, path string) (*Store, error) {

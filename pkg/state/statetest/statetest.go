@@ -45,6 +45,9 @@ func Run(t *testing.T, open func(*testing.T) state.Store) {
 		"one date's facts do not show on another's":    separateDates,
 		"a merge holds what was merged before":         readBack,
 		"a fact that is there already changes nothing": idempotent,
+		"checks are kept beside runs":                  checks,
+		"what is forgotten is gone":                    forget,
+		"what has expired is purged":                   purge,
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
 			t.Parallel()

@@ -71,7 +71,7 @@ func (t *Tracker) scope(ctx context.Context, m *pb.ProcessorCompleted, date back
 
 // open says that, as far as is known, the run of a completion is not over.
 func (t *Tracker) open(scope *backfill.Scope, m *pb.ProcessorCompleted, date backfill.Date) bool {
-	rec, ok := t.recent.Get(scope.ID, date)
+	rec, ok := t.recent.Get(scope, date)
 	if !ok {
 		return true
 	}

@@ -104,7 +104,7 @@ func (t *Tracker) record(ctx context.Context, e *event.Event, m *pb.ProcessorCom
 
 // add writes the outcome, and with it the mark of a phase that it is known to complete.
 func (t *Tracker) add(ctx context.Context, e *event.Event, m *pb.ProcessorCompleted, at target) (backfill.Record, backfill.Fact, error) {
-	known, remembered := t.recent.Get(at.scope.ID, at.date)
+	known, remembered := t.recent.Get(at.scope, at.date)
 	attempt := int(m.GetAttempt())
 	if attempt == 0 {
 		if !remembered || stale(&known, at) {
@@ -157,7 +157,7 @@ func (t *Tracker) merge(ctx context.Context, at target, known *backfill.Record, 
 	}
 	rec, err := t.store.Merge(ctx, at.scope.ID, at.date, wake, facts...)
 	if err == nil {
-		t.recent.Saw(at.scope.ID, &rec)
+		t.recent.Saw(at.scope, &rec)
 	}
 	return rec, err
 }
@@ -254,7 +254,7 @@ func (t *Tracker) tell(ctx context.Context, at target, rec backfill.Record, fact
 			if rec, err = t.store.Merge(ctx, at.scope.ID, at.date, time.Time{}, done); err != nil {
 				return err
 			}
-			t.recent.Saw(at.scope.ID, &rec)
+			t.recent.Saw(at.scope, &rec)
 		}
 	}
 	ref := backfill.Ref{Phase: at.phase.ID, Processor: at.proc.Name}

@@ -22,10 +22,11 @@ func (s *Server) Preflight(ctx context.Context, r *connect.Request[pb.BackfillRe
 		findings = append(findings, preflight.Finding{Check: "request", Result: preflight.Failed, Detail: f})
 	}
 	if bad == nil {
-		var err error
-		if findings, err = s.before.Request(ctx, req, s.now()); err != nil {
+		checked, err := s.before.Request(ctx, req, s.now())
+		if err != nil {
 			return nil, wire(err)
 		}
+		findings = checked.Findings
 	}
 	out := &pb.PreflightResponse{Passed: preflight.Faults(findings) == nil}
 	for _, f := range findings {

@@ -73,7 +73,7 @@ func (d *Dispatcher) start(dr *drive, jobs []backfill.Job) {
 
 // lately is the newest version seen of a date, which is read when there is none.
 func (d *Dispatcher) lately(ctx context.Context, dr *drive, date backfill.Date) (backfill.Record, error) {
-	if rec, ok := d.recent.Get(dr.scope.ID, date); ok {
+	if rec, ok := d.recent.Get(dr.scope, date); ok {
 		return rec, nil
 	}
 	return d.Store.Date(ctx, dr.scope.ID, date)
@@ -224,7 +224,7 @@ func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger 
 	}
 	rec, err := d.Store.Merge(context.WithoutCancel(dr.ctx), dr.scope.ID, j.Date, time.Time{}, facts...)
 	if err == nil {
-		d.recent.Saw(dr.scope.ID, &rec)
+		d.recent.Saw(dr.scope, &rec)
 	}
 	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
 	for i, name := range j.Processors {

@@ -225,7 +225,7 @@ func (p *progress) snapshot(now time.Time) backfill.Progress {
 
 // observe takes in a record.
 func (d *Dispatcher) observe(dr *drive, rec *backfill.Record) {
-	d.recent.Saw(dr.scope.ID, rec)
+	d.recent.Saw(dr.scope, rec)
 	for _, ph := range dr.scope.Phases(rec.Season) {
 		t := dr.scope.Tally(rec, ph)
 		dr.mu.Lock()

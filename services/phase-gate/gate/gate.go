@@ -25,6 +25,7 @@ type Gate struct {
 	store  state.Store
 	scopes *state.Scopes
 	pub    bus.Publisher
+	checks *checker
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -33,9 +34,10 @@ type Gate struct {
 }
 
 // New makes a gate.
-func New(store state.Store, pub bus.Publisher, log *slog.Logger, now func() time.Time) *Gate {
+func New(store state.Store, pub bus.Publisher, checks Checks, log *slog.Logger, now func() time.Time) *Gate {
 	return &Gate{
 		store: store, scopes: state.NewScopes(store, 10*time.Second), pub: pub, log: log, now: now, memory: map[string]*memory{},
+		checks: &checker{Checks: checks, batches: map[batchKey]*batch{}, running: map[batchKey]*sync.Mutex{}},
 	}
 }
 
@@ -58,12 +60,12 @@ func (g *Gate) Handle(ctx context.Context, e *event.Event) error {
 	}
 	cell := backfill.Cell{Date: date, Phase: m.GetPhase()}
 	if e.Type == event.TypeDateChanged {
-		g.remember(scope.ID).doubt(date, scope.Pipeline.Phases)
+		g.remember(scope.Key).doubt(date, scope.Pipeline.Phases)
 	}
-	if e.Type == event.TypePhaseDone && g.remember(scope.ID).isHandled(cell) {
+	if e.Type == event.TypePhaseDone && g.remember(scope.Key).isHandled(cell) {
 		return nil // completions that were recorded together each tell of it
 	}
-	look := &look{g: g, scope: scope, memory: g.remember(scope.ID), fresh: map[backfill.Cell]bool{}}
+	look := &look{g: g, scope: scope, memory: g.remember(scope.Key), fresh: map[backfill.Cell]bool{}}
 	rec, err := look.read(ctx, date)
 	if err != nil {
 		return unlessGone(err)
@@ -139,6 +141,15 @@ func triggered(rec *backfill.Record, ph *backfill.Phase, processor string) bool 
 func (l *look) decide(ctx context.Context, rec *backfill.Record, ph *backfill.Phase) (backfill.Opening, error) {
 	for n := 1; ; n *= 2 {
 		o := l.scope.Open(rec, ph, l)
+		for _, phase := range o.Checks {
+			if err := l.check(ctx, rec, phase); err != nil {
+				return o, err
+			}
+		}
+		if len(o.Checks) > 0 {
+			n = 1
+			o = l.scope.Open(rec, ph, l)
+		}
 		if len(o.Ask) == 0 {
 			return o, nil
 		}

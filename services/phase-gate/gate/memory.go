@@ -21,10 +21,10 @@ type memory struct {
 // remembered bounds how many backfills are remembered at once; forgetting only costs reads.
 const remembered = 20
 
-func (g *Gate) remember(id string) *memory {
+func (g *Gate) remember(key string) *memory {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	m := g.memory[id]
+	m := g.memory[key]
 	if m == nil {
 		if len(g.memory) >= remembered {
 			clear(g.memory)
@@ -33,7 +33,7 @@ func (g *Gate) remember(id string) *memory {
 			complete: map[backfill.Cell]bool{}, started: map[backfill.Cell]bool{}, handled: map[backfill.Cell]bool{},
 			told: map[backfill.Cell]map[string]bool{}, prefix: map[string]int{},
 		}
-		g.memory[id] = m
+		g.memory[key] = m
 	}
 	return m
 }
