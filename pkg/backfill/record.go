@@ -90,6 +90,15 @@ func (r *Record) Has(k Key) bool {
 	return find(r.runs[Ref{k.Phase, k.Processor}], k.Attempt, k.Kind) >= 0
 }
 
+// Get is what is known under a key.
+func (r *Record) Get(k Key) (Value, bool) {
+	facts := r.runs[Ref{k.Phase, k.Processor}]
+	if i := find(facts, k.Attempt, k.Kind); i >= 0 {
+		return facts[i].Value, true
+	}
+	return Value{}, false
+}
+
 // Len is the number of facts. Of two versions of one date's record the one with more facts is the newer.
 func (r *Record) Len() int { return r.n }
 

@@ -129,6 +129,14 @@ type Budget struct {
 	Warned bool    `json:"warned,omitempty"`
 }
 
+// OverBudget says why a backfill may not go on; empty when it may.
+func (b *Backfill) OverBudget() string {
+	if b.Budget.USD <= 0 || b.Progress.SpendUSD < b.Budget.USD {
+		return ""
+	}
+	return fmt.Sprintf("$%.2f of budget_usd %.2f are spent: raise it first with sluice limit %s --budget-usd", b.Progress.SpendUSD, b.Budget.USD, b.ID)
+}
+
 // Planned is what a forecast said.
 type Planned struct {
 	P50  time.Duration `json:"p50,omitempty"`

@@ -49,11 +49,16 @@ func Open(ctx context.Context, c serve.Config, log *slog.Logger) (*Drivers, erro
 	if d.State, err = firestorestate.Open(ctx, c.ProjectID, c.Database); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	bq := bqwarehouse.Options{Project: c.ProjectID, Journal: c.Journal, MaxBytesBilled: c.MaxBytesBilled}
+	if c.Region != "" {
+		bq.JobsView = bqwarehouse.JobsView(c.ProjectID, c.Region)
+	}
 	var options []option.ClientOption
 	if host := os.Getenv("BIGQUERY_EMULATOR_HOST"); host != "" { // its client does not look for it by itself
 		options = append(options, option.WithEndpoint(host), option.WithoutAuthentication())
+		bq.Emulator = true
 	}
-	d.Warehouse, err = bqwarehouse.Open(ctx, bqwarehouse.Options{Project: c.ProjectID, Journal: c.Journal, MaxBytesBilled: c.MaxBytesBilled}, options...)
+	d.Warehouse, err = bqwarehouse.Open(ctx, bq, options...)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -25,20 +25,23 @@ import (
 
 // Config is the part of the configuration that all services share, from variables with the prefix SLUICE_.
 type Config struct {
-	ProjectID          string `envconfig:"PROJECT_ID"`
-	Pipelines          string `envconfig:"PIPELINES"`
-	Bus                string `default:"gcp"                    envconfig:"BUS"`
-	State              string `default:"firestore"              envconfig:"STATE"`
-	Warehouse          string `default:"bigquery"               envconfig:"WAREHOUSE"`
-	Receive            string `default:"pull"                   envconfig:"RECEIVE"`
-	PushAudience       string `envconfig:"PUSH_AUDIENCE"`
-	PushServiceAccount string `envconfig:"PUSH_SERVICE_ACCOUNT"`
-	Database           string `envconfig:"FIRESTORE_DATABASE"`
-	Journal            string `default:"sluice.backfill_events" envconfig:"JOURNAL"`
-	MaxBytesBilled     int64  `envconfig:"MAX_BYTES_BILLED"`
-	LogLevel           string `default:"info"                   envconfig:"LOG_LEVEL"`
-	Host               string `envconfig:"HOST"`
-	Port               int    `envconfig:"-"`
+	ProjectID          string        `envconfig:"PROJECT_ID"`
+	Pipelines          string        `envconfig:"PIPELINES"`
+	Bus                string        `default:"gcp"                    envconfig:"BUS"`
+	State              string        `default:"firestore"              envconfig:"STATE"`
+	Warehouse          string        `default:"bigquery"               envconfig:"WAREHOUSE"`
+	Receive            string        `default:"pull"                   envconfig:"RECEIVE"`
+	PushAudience       string        `envconfig:"PUSH_AUDIENCE"`
+	PushServiceAccount string        `envconfig:"PUSH_SERVICE_ACCOUNT"`
+	Database           string        `envconfig:"FIRESTORE_DATABASE"`
+	Journal            string        `default:"sluice.backfill_events" envconfig:"JOURNAL"`
+	MaxBytesBilled     int64         `envconfig:"MAX_BYTES_BILLED"`
+	Region             string        `envconfig:"BIGQUERY_REGION"`
+	Keep               time.Duration `default:"2160h" envconfig:"KEEP"`
+	Watch              time.Duration `default:"1m" envconfig:"WATCH"`
+	LogLevel           string        `default:"info"                   envconfig:"LOG_LEVEL"`
+	Host               string        `envconfig:"HOST"`
+	Port               int           `envconfig:"-"`
 }
 
 // Load reads the configuration and lists everything that is wrong with it.
@@ -80,6 +83,9 @@ func Load() (Config, error) {
 	}
 	if _, err := level(c.LogLevel); err != nil {
 		faults.Addf("SLUICE_LOG_LEVEL is %q: use debug, info, warn or error", c.LogLevel)
+	}
+	if c.Keep < 0 || c.Watch < time.Second {
+		faults.Addf("SLUICE_KEEP is %s and SLUICE_WATCH %s: the first must not be below 0, the second not below 1s", c.Keep, c.Watch)
 	}
 	slices.Sort(faults)
 	return c, faults.Err()

@@ -8,8 +8,10 @@ import (
 	"os"
 	"time"
 
+	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/gcp"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/services/dispatcher/dispatch"
 )
@@ -28,9 +30,14 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	}
 	defer drivers.Close() //nolint:errcheck // the process ends
 	host, _ := os.Hostname()
+	tokens := gcp.Tokens()
+	before := &preflight.Preflight{
+		Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse, Latency: planner.CloudLatency}, Probe: preflight.Prober(tokens, time.Second),
+		Topics: drivers.Bus.Checker([]string{event.TopicCompletions, event.TopicPhaseCompletions, event.TopicEvents}),
+	}
 	d := dispatch.New(dispatch.Options{
-		Store: drivers.State, Bus: drivers.Bus, Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse},
-		Caller: dispatch.NewCaller(gcp.Tokens()), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
+		Store: drivers.State, Bus: drivers.Bus, Before: before, Keep: c.Keep, Watch: c.Watch,
+		Caller: dispatch.NewCaller(tokens), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
 		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second, Gather: time.Second,
 	})
 	return serve.Run(ctx, c, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)

@@ -15,6 +15,7 @@ import (
 	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/report"
 	"sluice.dev/pkg/state"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
@@ -269,28 +270,43 @@ func (t *Tracker) tell(ctx context.Context, at target, rec backfill.Record, fact
 		BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Date: at.date.String(), Phase: at.phase.ID, Processor: at.proc.Name,
 		Attempt: int32(ended), Status: string(fact.Kind), Tally: Wire(tally), Facts: int32(rec.Len()),
 		Unblocks: run.State.Done() && at.scope.Pipeline.Needed(ref), At: timestamppb.New(fact.At),
+		DurationSeconds: took(&rec, fact).Seconds(), BytesBilled: fact.BytesBilled,
 	}
 	subject := event.Subject(p.GetBackfillId(), p.GetDate(), p.GetPhase())
 	id := string(fact.Kind) + strconv.Itoa(fact.Attempt) + p.GetProcessor()
 	if err := t.pub.Publish(ctx, event.TopicPhaseCompletions, event.New(typ, Name, subject, fact.At, p, id)); err != nil {
 		return err
 	}
-	return t.pub.Publish(ctx, event.TopicEvents, t.journal(at, run, tally, fact)...)
+	return t.pub.Publish(ctx, event.TopicEvents, t.journal(at, run, tally, fact, took(&rec, fact))...)
 }
 
-func (t *Tracker) journal(at target, run backfill.Run, tally backfill.Tally, fact backfill.Fact) []*event.Event {
+// took is how long an attempt took: as its processor says, else since it was dispatched.
+func took(rec *backfill.Record, fact backfill.Fact) time.Duration {
+	if !fact.StartedAt.IsZero() && !fact.FinishedAt.IsZero() {
+		return max(0, fact.FinishedAt.Sub(fact.StartedAt))
+	}
+	k := fact.Key
+	k.Kind = backfill.Dispatched
+	if v, ok := rec.Get(k); ok {
+		return max(0, fact.At.Sub(v.At))
+	}
+	return 0
+}
+
+func (t *Tracker) journal(at target, run backfill.Run, tally backfill.Tally, fact backfill.Fact, took time.Duration) []*event.Event {
 	line := func(kind, message string) *event.Event {
 		e := &pb.BackfillEvent{
 			BackfillId: at.scope.ID, Pipeline: at.scope.Pipeline.Name, Kind: kind, Date: at.date.String(), Phase: at.phase.ID,
 			Processor: at.proc.Name, Attempt: int32(fact.Attempt), Message: message,
-			Records: fact.Records, BytesBilled: fact.BytesBilled,
-		}
-		if !fact.StartedAt.IsZero() && !fact.FinishedAt.IsZero() {
-			e.DurationSeconds = fact.FinishedAt.Sub(fact.StartedAt).Seconds()
+			Records: fact.Records, BytesBilled: fact.BytesBilled, DurationSeconds: took.Seconds(),
 		}
 		return event.Journal(Name, fact.At, e)
 	}
-	out := []*event.Event{line(string(fact.Kind), fact.Message)}
+	first := line(string(fact.Kind), fact.Message)
+	if e, ok := first.Data.(*pb.BackfillEvent); ok && fact.Kind == backfill.Partial && at.proc.AcceptPartial {
+		e.Data = report.Accepted
+	}
+	out := []*event.Event{first}
 	if run.State == backfill.RunExhausted {
 		t.log.Error("processor exhausted", "backfill_id", at.scope.ID, "date", at.date.String(), "phase", at.phase.ID,
 			"processor", at.proc.Name, "attempt", fact.Attempt, "error", run.LastError)

@@ -187,12 +187,17 @@ func (s *Server) ListFailures(ctx context.Context, r *connect.Request[pb.ListFai
 	blocked := backfill.NewBlocked(sc)
 	err = s.scan(ctx, sc, func(rec backfill.Record) error {
 		for _, f := range sc.Failures(&rec) {
-			cells := blocked.By(backfill.Cell{Date: rec.Date, Phase: f.Phase})
+			cell := backfill.Cell{Date: rec.Date, Phase: f.Phase}
+			cells := blocked.By
+			if _, check := backfill.CheckName(f.Processor); check {
+				cells = blocked.ByCheck
+			}
+			blocks := cells(cell)
 			one := &pb.Failure{
 				Date: rec.Date.String(), Phase: f.Phase, Processor: f.Processor, Attempts: n32(f.Attempt - 1),
-				LastError: f.LastError, Retryable: f.Retryable, BlocksTotal: n32(len(cells)),
+				LastError: f.LastError, Retryable: f.Retryable, BlocksTotal: n32(len(blocks)),
 			}
-			for _, c := range cells[:min(len(cells), maxBlocks)] {
+			for _, c := range blocks[:min(len(blocks), maxBlocks)] {
 				one.Blocks = append(one.Blocks, &pb.Cell{Date: c.Date.String(), Phase: c.Phase})
 			}
 			out.Failures = append(out.Failures, one)
@@ -295,6 +300,14 @@ func (s *Server) Control(ctx context.Context, r *connect.Request[pb.BackfillCont
 	}
 	if why := b.State.Refuses(r.Msg.GetAction()); why != "" {
 		return nil, wire(fault.New(fault.Refused, "%s", why))
+	}
+	if r.Msg.GetAction() == "resume" && b.OverBudget() != "" {
+		return nil, wire(fault.New(fault.Refused, "%s", b.OverBudget()))
+	}
+	if r.Msg.GetAction() == "rollback" {
+		if _, err := s.planRollback(ctx, b, r.Msg); err != nil {
+			return nil, wire(err)
+		}
 	}
 	if r.Msg.GetAction() == "limit" {
 		p, err := s.store.Pipeline(ctx, b.Request.Pipeline, b.Version)

@@ -33,6 +33,13 @@ func present(b *backfill.Backfill) *pb.Backfill {
 		},
 		Attempts: n32(p.Attempts), Retries: n32(p.Retries), Throttles: n32(p.Throttles), RatePerSecond: p.Rate, Eta: stamp(p.ETA),
 		RequestedBy: b.Request.RequestedBy, Reason: b.Request.Reason, DryRun: b.Request.DryRun,
+		SpendUsd: p.SpendUSD, ForecastUsd: p.ForecastUSD, BudgetUsd: b.Budget.USD,
+	}
+	for _, s := range p.Spend {
+		out.Spend = append(out.Spend, &pb.SpendPart{Name: s.What, Amount: s.Amount, Unit: s.Unit, Usd: s.USD})
+	}
+	if n := len(b.Rollbacks); n > 0 {
+		out.Rollback = presentTables(&b.Rollbacks[n-1])
 	}
 	for name, l := range b.Limits {
 		if out.Limits == nil {
@@ -98,4 +105,14 @@ func (Codec) Unmarshal(b []byte, v any) error {
 		b = []byte("{}")
 	}
 	return event.Unmarshal(b, m)
+}
+
+func presentTables(r *backfill.Rollback) []*pb.RollbackTable {
+	out := make([]*pb.RollbackTable, len(r.Tables))
+	for i, t := range r.Tables {
+		out[i] = &pb.RollbackTable{
+			Table: t.Table, Phase: t.Phase, Rows: t.Rows, Bytes: t.Bytes, Snapshot: t.Snapshot, State: string(t.State), Deleted: t.Deleted,
+		}
+	}
+	return out
 }

@@ -132,13 +132,14 @@ type outcome struct {
 	message   string
 	started   time.Time
 	at        time.Time
+	records   int64
 }
 
 // report publishes a completion on behalf of a processor that does not report by itself.
 func (d *Dispatcher) report(ctx context.Context, dr *drive, k backfill.RunKey, attempt int, o outcome) error {
 	m := &pb.ProcessorCompleted{
 		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Date: k.Date.String(), Phase: k.Phase, Processor: k.Processor,
-		Attempt: int32(attempt), Status: o.status, Message: o.message,
+		Attempt: int32(attempt), Status: o.status, Message: o.message, Records: o.records,
 	}
 	if o.status == "failed" {
 		m.Retryable = &o.retryable

@@ -39,13 +39,19 @@ func (d *Dispatcher) onControl(ctx context.Context, e *event.Event) error {
 	if why := b.State.Refuses(m.GetAction()); why != "" {
 		return d.notice(ctx, b.Request, why)
 	}
-	return d.control(ctx, b, m)
+	return d.control(ctx, b, m, e)
 }
 
-func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.BackfillControlled) error {
+func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.BackfillControlled, e *event.Event) error {
 	switch m.GetAction() {
 	case "retry", "waive":
 		return d.amend(ctx, b, m)
+	case "rollback":
+		return d.rollback(ctx, b, m, e)
+	case "forget":
+		return d.forget(ctx, b, m)
+	case "release":
+		return d.Store.Unclaim(ctx, b.Request.Pipeline, b.ID)
 	case "cancel":
 		if b.State == backfill.StateCancelled || b.State == backfill.StateCancelling {
 			return nil
@@ -58,6 +64,9 @@ func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.Ba
 		if b.State == backfill.StateActive {
 			return nil
 		}
+		if why := b.OverBudget(); why != "" {
+			return d.notice(ctx, b.Request, "resume has no effect: "+why)
+		}
 	}
 	if err := d.take(ctx, b.ID); err != nil {
 		return err // another instance drives it: the message comes round again
@@ -68,7 +77,7 @@ func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.Ba
 	}
 	switch m.GetAction() {
 	case "limit":
-		return d.limit(ctx, dr, b, planner.Limits(m.GetLimits()))
+		return d.limit(ctx, dr, b, planner.Limits(m.GetLimits()), m.BudgetUsd)
 	case "pause":
 		return d.setState(ctx, dr, backfill.StatePausing, m.GetReason(), m.GetRequestedBy())
 	case "resume":
@@ -83,7 +92,7 @@ func (d *Dispatcher) control(ctx context.Context, b *backfill.Backfill, m *pb.Ba
 }
 
 // limit changes the limits of a running backfill. Those that the control does not name stay.
-func (d *Dispatcher) limit(ctx context.Context, dr *drive, b *backfill.Backfill, limits map[string]backfill.Limits) error {
+func (d *Dispatcher) limit(ctx context.Context, dr *drive, b *backfill.Backfill, limits map[string]backfill.Limits, budget *float64) error {
 	if err := planner.CheckLimits(dr.scope.Pipeline, limits); err != nil {
 		return d.notice(ctx, b.Request, "limit has no effect: "+err.Error())
 	}
@@ -95,6 +104,9 @@ func (d *Dispatcher) limit(ctx context.Context, dr *drive, b *backfill.Backfill,
 		maps.Copy(all, limits)
 		maps.DeleteFunc(all, func(_ string, l backfill.Limits) bool { return l == backfill.Limits{} })
 		b.Limits = all
+		if budget != nil {
+			b.Budget = backfill.Budget{USD: *budget}
+		}
 		return nil
 	})
 	if err != nil {
@@ -121,6 +133,7 @@ func (d *Dispatcher) amend(ctx context.Context, b *backfill.Backfill, m *pb.Back
 			return nil
 		}
 		changed += len(facts)
+		d.journal.add(amended(scope, rec.Date, facts)...)
 		merged, err := d.Store.Merge(ctx, b.ID, rec.Date, d.Now(), facts...)
 		if err != nil {
 			return err
@@ -158,6 +171,17 @@ func amendment(s *backfill.Scope, rec *backfill.Record, m *pb.BackfillControlled
 	v := backfill.Value{At: now, By: m.GetRequestedBy(), Message: m.GetReason()}
 	var out []backfill.Fact
 	for _, ph := range s.Phases(rec.Season) {
+		for _, c := range s.Blocking(ph.ID, rec.Season) {
+			ref, run := c.Ref(), rec.Check(c)
+			if !named(phases, ph.ID) || !named(m.GetProcessors(), ref.Processor) || run.State != backfill.CheckIsBad {
+				continue
+			}
+			k := backfill.Key{Phase: ref.Phase, Processor: ref.Processor, Attempt: run.Attempt, Kind: backfill.Retried}
+			if m.GetAction() == "waive" {
+				k.Attempt, k.Kind = 0, backfill.Waived
+			}
+			out = append(out, backfill.Fact{Key: k, Value: v})
+		}
 		for i := range ph.Processors {
 			proc := &ph.Processors[i]
 			if !named(phases, ph.ID) || !named(m.GetProcessors(), proc.Name) {
@@ -174,6 +198,18 @@ func amendment(s *backfill.Scope, rec *backfill.Record, m *pb.BackfillControlled
 				out = append(out, backfill.Fact{Key: k, Value: v})
 			}
 		}
+	}
+	return out
+}
+
+// amended is what the journal is told of it.
+func amended(s *backfill.Scope, date backfill.Date, facts []backfill.Fact) []*event.Event {
+	out := make([]*event.Event, len(facts))
+	for i, f := range facts {
+		out[i] = event.Journal(Name, f.At, &pb.BackfillEvent{
+			BackfillId: s.ID, Pipeline: s.Pipeline.Name, Kind: string(f.Kind), Date: date.String(), Phase: f.Phase, Processor: f.Processor,
+			Attempt: int32(f.Attempt), Message: f.Message, RequestedBy: f.By,
+		})
 	}
 	return out
 }
@@ -213,6 +249,12 @@ func (d *Dispatcher) reopen(ctx context.Context, b *backfill.Backfill, s *backfi
 	}); err != nil {
 		return false, err
 	}
+	if !b.ExpiresAt.IsZero() {
+		if err := d.Store.Expire(ctx, b.ID, time.Time{}); err != nil {
+			return false, err
+		}
+	}
+	d.say(b, &pb.BackfillEvent{Kind: string(backfill.StateActive), Message: "begun again after it was " + string(was)})
 	// Until then it was an ended one, whose dates another may take.
 	if err = d.claim(ctx, b.Request.Pipeline, b.ID, dates); fault.Is(err, fault.Conflict) {
 		if _, err := d.Store.UpdateBackfill(ctx, b.ID, 0, func(b *backfill.Backfill) error {

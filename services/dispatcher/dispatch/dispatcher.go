@@ -14,7 +14,7 @@ import (
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/event"
-	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/state"
 )
 
@@ -23,12 +23,12 @@ const Name = "dispatcher"
 
 // Options is what a dispatcher needs.
 type Options struct {
-	Store   state.Store
-	Bus     bus.Publisher
-	Planner *planner.Planner
-	Caller  *Caller
-	Log     *slog.Logger
-	Now     func() time.Time
+	Store  state.Store
+	Bus    bus.Publisher
+	Before *preflight.Preflight // its planner plans, and its warehouse is asked for history and job statistics
+	Caller *Caller
+	Log    *slog.Logger
+	Now    func() time.Time
 	// Holder names this instance in leases. Two instances that run at once must differ.
 	Holder   string
 	LeaseTTL time.Duration
@@ -38,6 +38,11 @@ type Options struct {
 	Backlog int
 	// Gather is how long a backfill's first triggers, which come in no order, are gathered before the oldest go.
 	Gather time.Duration
+	// Keep is how long the documents of an ended backfill are kept; 0 for ever.
+	Keep time.Duration
+	// Watch is how often the warehouse is asked what was spent, whether jobs queue up, and how adopted runs ended;
+	// 0 means every minute.
+	Watch time.Duration
 	// Grace is how long calls in flight may go on after Run's context ended.
 	Grace time.Duration
 }
@@ -62,6 +67,9 @@ func New(o Options) *Dispatcher {
 	if o.Backlog == 0 {
 		o.Backlog = 256
 	}
+	if o.Watch == 0 {
+		o.Watch = time.Minute
+	}
 	return &Dispatcher{
 		Options: o, wake: make(chan struct{}, 1), sched: backfill.NewScheduler(o.Backlog, o.Gather), driven: map[string]*drive{}, begins: map[string]bool{},
 		recent: state.NewRecent(), journal: journal{bus: o.Bus, log: o.Log, more: make(chan struct{}, 1)},
@@ -85,6 +93,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	g.Go(func() error { d.admitLoop(gctx); return nil })
 	g.Go(func() error { d.tickLoop(gctx); return nil })
 	g.Go(func() error { d.renewLoop(gctx); return nil })
+	g.Go(func() error { d.watchLoop(gctx); return nil })
 	g.Go(func() error { d.journal.run(gctx); return nil })
 	err := g.Wait()
 	d.shutdown(context.WithoutCancel(ctx))

@@ -15,6 +15,8 @@ import (
 type drive struct {
 	scope   *backfill.Scope
 	request backfill.Request
+	planned backfill.Planned
+	created time.Time
 	epoch   int64
 	ctx     context.Context // ends with the calls of the backfill
 	cancel  context.CancelFunc
@@ -185,7 +187,7 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 	}
 	scope := backfill.NewScope(b, p)
 	dr := &drive{
-		scope: scope, request: b.Request, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
+		scope: scope, request: b.Request, planned: b.Planned, created: b.CreatedAt, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
 		calling: map[backfill.RunKey]bool{}, progress: newProgress(scope, b.Progress), flushed: d.Now(),
 	}
 	dr.ctx, dr.cancel = context.WithCancel(context.Background())

@@ -28,6 +28,9 @@ type progress struct {
 	attempts int
 	retries  int
 	throttle int
+	busy     float64 // seconds, of all attempts together
+	bytes    int64   // that processors said they were billed
+	spent    spent
 	rates    []meter // of each phase
 	dirty    bool
 }
@@ -53,7 +56,8 @@ func newProgress(s *backfill.Scope, old backfill.Progress) progress {
 	p := s.Pipeline
 	pr := progress{
 		scope: s, phases: map[string]int{}, cells: map[backfill.Cell]cell{}, dates: map[backfill.Date]int{}, want: map[string]int{},
-		attempts: old.Attempts, retries: old.Retries, throttle: old.Throttles,
+		attempts: old.Attempts, retries: old.Retries, throttle: old.Throttles, busy: old.BusySeconds, bytes: old.BytesReported,
+		spent: spent{parts: old.Spend, usd: old.SpendUSD, forecast: old.ForecastUSD},
 	}
 	for i := range p.Phases {
 		pr.phases[p.Phases[i].ID] = i
@@ -213,6 +217,7 @@ func (p *progress) eta(now time.Time) time.Time {
 func (p *progress) snapshot(now time.Time) backfill.Progress {
 	out := backfill.Progress{
 		DatesTotal: p.scope.Dates.Len(), DatesComplete: p.complete, Attempts: p.attempts, Retries: p.retries, Throttles: p.throttle, ETA: p.eta(now),
+		BusySeconds: p.busy, BytesReported: p.bytes, Spend: p.spent.parts, SpendUSD: p.spent.usd, ForecastUSD: p.spent.forecast,
 	}
 	for i := range p.sums {
 		if p.scope.Selected(p.sums[i].ID) && p.sums[i].Total > 0 {
@@ -273,6 +278,8 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 		InFlight: int(t.GetInFlight()), Retrying: int(t.GetRetrying()), Exhausted: int(t.GetExhausted()), Pending: int(t.GetPending()),
 	})
 	dr.progress.hit(m.GetPhase(), now)
+	dr.progress.busy += m.GetDurationSeconds()
+	dr.progress.bytes += m.GetBytesBilled()
 	if bad {
 		dr.progress.retries++
 	}

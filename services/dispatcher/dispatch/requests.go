@@ -10,6 +10,9 @@ import (
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/report"
+	"sluice.dev/pkg/state"
+	"sluice.dev/pkg/warehouse"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -37,13 +40,18 @@ func (d *Dispatcher) onRequest(ctx context.Context, e *event.Event) error {
 	} else if err != nil && !fault.Is(err, fault.NotFound) {
 		return err
 	}
-	plan, err := d.Planner.Plan(ctx, req, d.Now())
+	checked, err := d.Before.Request(warehouse.ForBackfill(ctx, req.ID), req, d.Now())
+	if err == nil {
+		err = checked.Err()
+	}
 	if fault.Is(err, fault.Invalid) {
 		return d.refuse(ctx, req, err)
 	}
 	if err != nil {
-		return err
+		return err // it may go away: the request comes round again
 	}
+	plan := checked.Plan
+	plan.Backfill.Planned = checked.Forecast.Planned()
 	if req.DryRun {
 		return d.dryRun(ctx, plan)
 	}
@@ -88,7 +96,7 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 		return err
 	}
 	b.Progress = planned(plan)
-	stored, _, err := d.Store.CreateBackfill(ctx, b)
+	stored, err := d.create(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -107,10 +115,7 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 	if err != nil {
 		return err
 	}
-	d.journal.add(event.Journal(Name, b.CreatedAt, &pb.BackfillEvent{
-		BackfillId: id, Pipeline: plan.Pipeline.Name, Kind: "activated", RequestedBy: b.Request.RequestedBy, Message: b.Request.Reason,
-		Records: int64(len(dates)),
-	}))
+	d.journal.add(activation(b, plan)...)
 	all, err := d.Store.ListBackfills(ctx)
 	if err != nil || !d.leads(all, plan.Pipeline.Name) {
 		return err // whoever drives the pipeline finds it
@@ -119,6 +124,52 @@ func (d *Dispatcher) activate(ctx context.Context, plan *planner.Plan) error {
 		return err
 	}
 	return nil
+}
+
+// create stores a new backfill. An id that was forgotten a moment ago is waited for.
+func (d *Dispatcher) create(ctx context.Context, b *backfill.Backfill) (*backfill.Backfill, error) {
+	for began := time.Now(); ; {
+		stored, _, err := d.Store.CreateBackfill(ctx, b)
+		if !fault.Is(err, fault.Unavailable) || time.Since(began) > 2*state.Grave {
+			return stored, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// activation is what the journal has to know to tell a backfill without its documents: what was asked for, what was
+// planned, and what history had.
+func activation(b *backfill.Backfill, plan *planner.Plan) []*event.Event {
+	line := func(e *pb.BackfillEvent) *event.Event {
+		e.BackfillId, e.Pipeline = b.ID, plan.Pipeline.Name
+		return event.Journal(Name, b.CreatedAt, e)
+	}
+	out := []*event.Event{line(&pb.BackfillEvent{
+		Kind: "activated", RequestedBy: b.Request.RequestedBy, Message: b.Request.Reason, Records: int64(b.Dates.Len()),
+		Data: report.Encode(report.Activate(b, plan.Pipeline)),
+	})}
+	for i := range plan.Records {
+		rec := &plan.Records[i]
+		for j := range plan.Pipeline.Phases {
+			ph := &plan.Pipeline.Phases[j]
+			var names []string
+			for k := range ph.Processors {
+				if rec.Has(backfill.Key{Phase: ph.ID, Processor: ph.Processors[k].Name, Kind: backfill.Skipped}) {
+					names = append(names, ph.Processors[k].Name)
+				}
+			}
+			if len(names) > 0 {
+				out = append(out, line(&pb.BackfillEvent{
+					Kind: "skipped", Date: rec.Date.String(), Phase: ph.ID, Records: int64(len(names)), Data: report.Encode(names), Message: "already succeeded in history",
+				}))
+			}
+		}
+	}
+	return out
 }
 
 // claim takes dates. One that ended and was stopped before it had freed them does not own them any more.
@@ -179,8 +230,8 @@ func planned(plan *planner.Plan) backfill.Progress {
 // dryRun records what a request would do, and does nothing of it.
 func (d *Dispatcher) dryRun(ctx context.Context, plan *planner.Plan) error {
 	b := plan.Backfill
-	b.State, b.FinishedAt, b.Progress = backfill.StateCompleted, b.CreatedAt, planned(plan)
-	_, _, err := d.Store.CreateBackfill(ctx, b)
+	b.State, b.FinishedAt, b.Progress, b.ExpiresAt = backfill.StateCompleted, b.CreatedAt, planned(plan), d.expiry()
+	_, err := d.create(ctx, b)
 	return err
 }
 
@@ -189,7 +240,7 @@ func (d *Dispatcher) refuse(ctx context.Context, req backfill.Request, why error
 	now := d.Now()
 	faults := fault.Faults(why)
 	b := &backfill.Backfill{
-		ID: req.ID, Request: req, State: backfill.StateRefused, Faults: faults, CreatedAt: now, FinishedAt: now,
+		ID: req.ID, Request: req, State: backfill.StateRefused, Faults: faults, CreatedAt: now, FinishedAt: now, ExpiresAt: d.expiry(),
 	}
 	_, created, err := d.Store.CreateBackfill(ctx, b)
 	if err != nil {

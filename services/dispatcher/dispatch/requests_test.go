@@ -31,7 +31,7 @@ func TestDatesOfAnEndedBackfillAreFree(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := options(s, "me", time.Now)
-		o.Planner.Pipelines = map[string]*backfill.Pipeline{"p": p}
+		o.Before.Planner.Pipelines = map[string]*backfill.Pipeline{"p": p}
 		d := New(o)
 		m := &pb.BackfillRequested{BackfillId: "new", Pipeline: "p", Dates: &pb.DateSelection{List: []string{day.String()}}}
 		if err := d.Handlers()[event.TopicRequests](t.Context(), event.New(event.TypeRequested, "//test", "new", time.Now(), m)); err != nil {

@@ -7,6 +7,7 @@ import (
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/report"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -167,8 +168,9 @@ func (d *Dispatcher) closedGates(dr *drive, r *rest) []*event.Event {
 	for i := range r.open {
 		rec := &r.open[i]
 		for _, ph := range dr.scope.Phases(rec.Season) {
-			untriggered := false
-			for _, name := range dr.scope.Open(rec, ph, known).Start {
+			opening := dr.scope.Open(rec, ph, known)
+			untriggered := len(opening.Checks) > 0 // the gate has yet to run them
+			for _, name := range opening.Start {
 				marked := rec.Has(backfill.Key{Phase: ph.ID, Kind: backfill.Triggered}) ||
 					rec.Has(backfill.Key{Phase: ph.ID, Processor: name, Kind: backfill.Triggered})
 				untriggered = untriggered || !marked
@@ -189,6 +191,10 @@ func (d *Dispatcher) end(ctx context.Context, dr *drive, st backfill.State, r *r
 	snap := dr.progress.snapshot(now)
 	dr.mu.Unlock()
 	snap.ETA = time.Time{}
+	notices, err := d.last(ctx, dr, &snap, r)
+	if err != nil {
+		return err
+	}
 	if r != nil {
 		for _, failed := range r.failed {
 			if failed {
@@ -198,8 +204,8 @@ func (d *Dispatcher) end(ctx context.Context, dr *drive, st backfill.State, r *r
 			}
 		}
 	}
-	_, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
-		b.State, b.FinishedAt, b.Progress = st, now, snap
+	ended, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
+		b.State, b.FinishedAt, b.Progress, b.Notices = st, now, snap, append(b.Notices, notices...)
 		return nil
 	})
 	if err != nil {
@@ -215,12 +221,32 @@ func (d *Dispatcher) end(ctx context.Context, dr *drive, st backfill.State, r *r
 	if err := d.Store.Release(ctx, dr.scope.ID, d.Holder); err != nil {
 		return err
 	}
+	if at := d.expiry(); !at.IsZero() {
+		if err := d.Store.Expire(ctx, dr.scope.ID, at); err != nil {
+			d.Log.ErrorContext(ctx, "the documents of an ended backfill will not expire", "backfill_id", dr.scope.ID, "error", err)
+		}
+	}
 	d.Log.InfoContext(ctx, "backfill ended", "backfill_id", dr.scope.ID, "state", string(st), "dates_complete", snap.DatesComplete,
 		"dates_total", snap.DatesTotal, "attempts", snap.Attempts)
 	d.journal.add(event.Journal(Name, now, &pb.BackfillEvent{
-		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: string(st),
+		BackfillId: dr.scope.ID, Pipeline: dr.scope.Pipeline.Name, Kind: string(st), Data: report.Encode(report.Ending{Progress: snap, Budget: ended.Budget.USD}),
 	}, now.String()))
 	return nil
+}
+
+// last is what is done once nothing moves any more and before the end is on record, so that it happens although the
+// process may be stopped: the history is written, what was spent is added up, and the data checks are run.
+func (d *Dispatcher) last(ctx context.Context, dr *drive, snap *backfill.Progress, r *rest) ([]string, error) {
+	if err := d.writeBack(ctx, dr); err != nil {
+		return nil, err
+	}
+	if err := d.spend(ctx, dr, snap); err != nil {
+		d.complain(ctx, dr, "cannot find out what was spent: the last that is known stays", err)
+	}
+	if r == nil || len(dr.scope.Pipeline.Checks) == 0 {
+		return nil, nil
+	}
+	return d.verify(ctx, dr, r), nil
 }
 
 // setState changes the state of a running backfill and journals it.

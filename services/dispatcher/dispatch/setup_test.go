@@ -10,6 +10,7 @@ import (
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/state"
 	"sluice.dev/pkg/state/sqlitestate"
 )
@@ -32,7 +33,7 @@ func openStore(t *testing.T) *sqlitestate.Store {
 // options are those of a dispatcher on a store.
 func options(s state.Store, holder string, now func() time.Time) Options {
 	return Options{
-		Store: s, Bus: nobody{}, Planner: &planner.Planner{}, Caller: NewCaller(nil), Log: slog.New(slog.DiscardHandler),
+		Store: s, Bus: nobody{}, Before: &preflight.Preflight{Planner: &planner.Planner{}}, Caller: NewCaller(nil), Log: slog.New(slog.DiscardHandler),
 		Now: now, Holder: holder, LeaseTTL: time.Minute, Tick: time.Second,
 	}
 }

@@ -13,24 +13,33 @@ import (
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
-func (a *app) control(action, short string) *cobra.Command {
+// controlCommand is what all controls share; RunE publishes the control.
+func (a *app) controlCommand(action, short string) (*cobra.Command, *pb.BackfillControlled, *bool) {
 	m := &pb.BackfillControlled{Action: action}
-	var wait bool
+	wait := new(bool)
 	cmd := &cobra.Command{
 		Use: action + " ID", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m.BackfillId = args[0]
-			if m.GetRequestedBy() == "" {
-				if u, err := user.Current(); err == nil {
-					m.RequestedBy = u.Username
-				}
-			}
-			return a.runControl(cmd.Context(), m, wait)
+			asked(m, args[0])
+			return a.runControl(cmd.Context(), m, *wait)
 		},
 	}
 	cmd.Flags().StringVar(&m.Reason, "reason", "", "why, for the record")
 	cmd.Flags().StringVar(&m.RequestedBy, "by", "", "who, for the record; default: you")
-	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has taken effect")
+	cmd.Flags().BoolVar(wait, "wait", false, "wait until it has taken effect")
+	return cmd, m, wait
+}
+
+// asked says of a control which backfill it is for, and who asks.
+func asked(m *pb.BackfillControlled, id string) {
+	m.BackfillId = id
+	if u, err := user.Current(); err == nil && m.GetRequestedBy() == "" {
+		m.RequestedBy = u.Username
+	}
+}
+
+func (a *app) control(action, short string) *cobra.Command {
+	cmd, m, _ := a.controlCommand(action, short)
 	if action == "limit" {
 		limits(cmd, m)
 	}
@@ -50,9 +59,14 @@ func (a *app) control(action, short string) *cobra.Command {
 // limits adds the flags of sluice limit.
 func limits(cmd *cobra.Command, m *pb.BackfillControlled) {
 	var flags []string
+	var budget float64
 	cmd.Flags().StringArrayVar(&flags, "limit", nil, "PHASE.max_processors=N or PHASE.max_dates=N, may be given again; 0 is the pipeline's own")
-	_ = cmd.MarkFlagRequired("limit")
-	cmd.PreRunE = func(*cobra.Command, []string) error {
+	cmd.Flags().Float64Var(&budget, "budget-usd", 0, "what the backfill may spend")
+	cmd.MarkFlagsOneRequired("limit", "budget-usd")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("budget-usd") {
+			m.BudgetUsd = &budget
+		}
 		parsed, err := parseLimits(flags)
 		if err != nil {
 			return err
@@ -88,7 +102,14 @@ func settled(m *pb.BackfillControlled, before *pb.Backfill, now *pb.Backfill) bo
 		return state == "active" || ended(state)
 	case "cancel":
 		return ended(state)
+	case "rollback":
+		return rolledBack(m, before, now)
+	case "release":
+		return true
 	case "limit":
+		if m.BudgetUsd != nil && now.GetBudgetUsd() != m.GetBudgetUsd() {
+			return ended(state)
+		}
 		for phase, l := range m.GetLimits() {
 			if got := now.GetLimits()[phase]; got.GetMaxDates() != l.GetMaxDates() || got.GetMaxProcessors() != l.GetMaxProcessors() {
 				return ended(state)
@@ -99,6 +120,22 @@ func settled(m *pb.BackfillControlled, before *pb.Backfill, now *pb.Backfill) bo
 		return !ended(before.GetState()) || !ended(state) || len(now.GetNotices()) > len(before.GetNotices()) ||
 			!now.GetFinishedAt().AsTime().Equal(before.GetFinishedAt().AsTime())
 	}
+}
+
+// rolledBack says that the newest rollback is a new one, or one that goes on, and has come to its end.
+func rolledBack(m *pb.BackfillControlled, before, now *pb.Backfill) bool {
+	want := "deleted"
+	if m.GetUndo() {
+		want = "restored"
+	}
+	tables := now.GetRollback()
+	for _, t := range tables {
+		if t.GetState() != want {
+			return false
+		}
+	}
+	return len(tables) > 0 && (m.GetUndo() || len(before.GetRollback()) == 0 || before.GetRollback()[0].GetSnapshot() != tables[0].GetSnapshot() ||
+		before.GetRollback()[len(tables)-1].GetState() != want)
 }
 
 func ended(state string) bool {
@@ -118,6 +155,9 @@ func (a *app) runControl(ctx context.Context, m *pb.BackfillControlled, wait boo
 		case <-time.After(pause):
 		}
 		got, err := a.client().Get(ctx, connect.NewRequest(&pb.GetRequest{BackfillId: m.GetBackfillId()}))
+		if m.GetAction() == "forget" && connect.CodeOf(err) == connect.CodeNotFound {
+			break
+		}
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,8 @@ type localFlags struct {
 	speed     float64
 	seed      uint64
 	faults    float64
+	damage    string
+	keep      time.Duration
 	verbose   bool
 }
 
@@ -43,6 +46,8 @@ func (a *app) local() *cobra.Command {
 	cmd.Flags().Float64Var(&f.speed, "speed", 50, "how many times faster than the real one the example platform is")
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "seed of the example platform's troubles")
 	cmd.Flags().Float64Var(&f.faults, "faults", -1, "share of attempts that fail on the example platform; below 0 some fail, hang, are cut off or turned away")
+	cmd.Flags().StringVar(&f.damage, "damage", "", "what is wrong with the data of the example platform: half_players, huge_points, null_keys or half_season")
+	cmd.Flags().DurationVar(&f.keep, "keep", 90*24*time.Hour, "how long the documents of ended backfills are kept; 0 for ever")
 	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log more to stderr")
 	return cmd
 }
@@ -70,7 +75,7 @@ func (a *app) runLocal(ctx context.Context, f localFlags) (err error) {
 		if f.faults >= 0 {
 			faults = platform.Faults{Fail: f.faults}
 		}
-		if demo, err = local.NewDemo(ctx, f.speed, f.seed, faults, log); err != nil {
+		if demo, err = local.NewDemo(ctx, f.speed, f.seed, faults, platform.Damage(f.damage), log); err != nil {
 			return err
 		}
 		if pipelines[demo.Pipeline.Name] != nil {
@@ -115,7 +120,7 @@ func (a *app) serveLocal(ctx context.Context, f localFlags, pipelines map[string
 		return fmt.Errorf("listening on %s: %w: choose another with --listen", address, err)
 	}
 	defer listener.Close()
-	l, err := local.Open(ctx, local.Options{DataDir: f.data, Pipelines: pipelines, Log: log})
+	l, err := local.Open(ctx, local.Options{DataDir: f.data, Pipelines: pipelines, Log: log, Keep: f.keep})
 	if err != nil {
 		return err
 	}

@@ -110,12 +110,15 @@ func (a *app) root() *cobra.Command {
 		a.server = strings.TrimRight(a.server, "/")
 		return nil
 	}
-	root.AddCommand(a.local(), a.pipeline(), a.plan(), a.simulate(), a.preflight(), a.submit(), a.status(), a.watch(), a.failures(), a.events())
+	root.AddCommand(a.local(), a.pipeline(), a.plan(), a.simulate(), a.preflight(), a.submit(), a.status(), a.watch(), a.failures(), a.events(),
+		a.verify(), a.report(), a.rollback())
 	for _, action := range []struct{ name, short string }{
 		{"pause", "Let work in flight end and start nothing new"}, {"resume", "Go on after a pause"},
 		{"cancel", "Stop for good: end calls in flight and start nothing new"},
 		{"retry", "Grant failed processors new attempts"}, {"waive", "Let the gates pass processors that will not succeed"},
-		{"limit", "Change the limits of a running backfill"},
+		{"limit", "Change the limits or the budget of a running backfill"},
+		{"release", "Free dates that an ended backfill still owns"},
+		{"forget", "Remove the documents of an ended backfill; its journal stays"},
 	} {
 		root.AddCommand(a.control(action.name, action.short))
 	}

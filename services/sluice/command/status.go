@@ -71,9 +71,23 @@ func (a *app) describe(b *pb.Backfill) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "attempts %d, throttles %d, %.1f runs/s, spend $%.2f%s\n", b.GetAttempts(), b.GetThrottles(),
-		b.GetRatePerSecond(), b.GetSpendUsd(), eta(b))
+	_, err := fmt.Fprintf(out, "attempts %d, throttles %d, %.1f runs/s, %s%s\n", b.GetAttempts(), b.GetThrottles(), b.GetRatePerSecond(), spending(b), eta(b))
+	for _, t := range b.GetRollback() {
+		_, err = fmt.Fprintf(out, "  rollback: %s %s, %d rows, snapshot %s\n", t.GetTable(), t.GetState(), t.GetDeleted(), t.GetSnapshot())
+	}
 	return err
+}
+
+// spending is what was spent, of what, and what it will be.
+func spending(b *pb.Backfill) string {
+	s := fmt.Sprintf("spend $%.2f", b.GetSpendUsd())
+	if b.GetBudgetUsd() > 0 {
+		s += fmt.Sprintf(" of $%.2f (%.0f%%)", b.GetBudgetUsd(), 100*b.GetSpendUsd()/b.GetBudgetUsd())
+	}
+	if b.GetForecastUsd() > 0 && !ended(b.GetState()) {
+		s += fmt.Sprintf(", about $%.2f at the end", b.GetForecastUsd())
+	}
+	return s
 }
 
 func eta(b *pb.Backfill) string {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"sluice.dev/pkg/backfill"
@@ -34,11 +35,15 @@ type Demo struct {
 	speed    float64
 	seed     uint64
 	faults   platform.Faults
+	damage   platform.Damage
 	log      *slog.Logger
 }
 
 // NewDemo listens on a free port and makes the pipeline that leads there, scaled to the speed.
-func NewDemo(ctx context.Context, speed float64, seed uint64, faults platform.Faults, log *slog.Logger) (*Demo, error) {
+func NewDemo(ctx context.Context, speed float64, seed uint64, faults platform.Faults, damage platform.Damage, log *slog.Logger) (*Demo, error) {
+	if damage != platform.NoDamage && !slices.Contains(platform.Damages(), damage) {
+		return nil, fault.New(fault.Invalid, "unknown damage %q: use one of %v", damage, platform.Damages())
+	}
 	if speed <= 0 {
 		return nil, fault.New(fault.Invalid, "the speed is %v: it must be above zero", speed)
 	}
@@ -51,7 +56,7 @@ func NewDemo(ctx context.Context, speed float64, seed uint64, faults platform.Fa
 	if err != nil {
 		return nil, fmt.Errorf("reading the built-in pipeline: %w", err)
 	}
-	return &Demo{Pipeline: platform.Scale(p, speed), listener: listener, speed: speed, seed: seed, faults: faults, log: log}, nil
+	return &Demo{Pipeline: platform.Scale(p, speed), listener: listener, speed: speed, seed: seed, faults: faults, damage: damage, log: log}, nil
 }
 
 // Start fills the tables and serves the platform, which reports to the API at apiURL.
@@ -60,6 +65,7 @@ func (d *Demo) Start(ctx context.Context, l *Local, apiURL string) error {
 	if err != nil {
 		return err
 	}
+	tables.Damage = d.damage
 	d.platform = platform.New(platform.Options{
 		Speed: d.speed, Seed: d.seed, Faults: d.faults, Tables: tables, Log: d.log, Report: PostTo(apiURL),
 	})

@@ -40,6 +40,10 @@ type Options struct {
 	Chaos     *membus.Chaos
 	// Tick is how often timers are looked after; 0 means 50 ms.
 	Tick time.Duration
+	// Keep is how long documents of ended backfills are kept; 0 for ever.
+	Keep time.Duration
+	// Watch is how often spend and outcomes in the history are looked at; 0 means every second.
+	Watch time.Duration
 	// Grace is how long calls in flight may go on once the process is to stop; 0 means 4 s.
 	Grace time.Duration
 }
@@ -65,6 +69,9 @@ type Local struct {
 func Open(ctx context.Context, o Options) (*Local, error) {
 	if o.Tick == 0 {
 		o.Tick = 50 * time.Millisecond
+	}
+	if o.Watch == 0 {
+		o.Watch = time.Second
 	}
 	if o.Grace == 0 {
 		o.Grace = 4 * time.Second
@@ -118,13 +125,14 @@ func (l *Local) open(ctx context.Context) (err error) {
 	}
 	log := l.opts.Log
 	l.tracker = tracker.New(l.state, l.bus, pipelines, log, time.Now)
-	l.gate = gate.New(l.state, l.bus, log, time.Now)
+	l.gate = gate.New(l.state, l.bus, gate.Checks{Source: l.warehouse, MissingOK: true, Gather: 20 * time.Millisecond}, log, time.Now)
 	plans := &planner.Planner{Pipelines: pipelines, Warehouse: l.warehouse, Latency: latency}
-	l.api = api.New(l.state, l.bus, &preflight.Preflight{
-		Planner: plans, Owners: l.state, Probe: preflight.Prober(nil, 200*time.Millisecond), Embedded: true,
-	}, log, time.Now)
+	before := preflight.Preflight{Planner: plans, Probe: preflight.Prober(nil, 200*time.Millisecond), Embedded: true}
+	asked := before
+	asked.Owners = l.state
+	l.api = api.New(l.state, l.bus, &asked, log, time.Now)
 	l.dispatch = dispatch.New(dispatch.Options{
-		Store: l.state, Bus: l.bus, Planner: plans,
+		Store: l.state, Bus: l.bus, Before: &before, Keep: l.opts.Keep, Watch: l.opts.Watch,
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "local", LeaseTTL: 30 * time.Second,
 		Tick: l.opts.Tick, Grace: l.opts.Grace, Gather: 100 * time.Millisecond,
 	})

@@ -24,6 +24,7 @@ import (
 	"sluice.dev/pkg/gcp"
 	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/planner"
+	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/serve"
 	"sluice.dev/pkg/state/firestorestate"
 	pb "sluice.dev/proto/gen/sluice/v1"
@@ -68,11 +69,11 @@ func newTrio(b *testing.B, p *backfill.Pipeline) *trio {
 	var ctx context.Context
 	ctx, t.stop = context.WithCancel(context.Background())
 	d := dispatch.New(dispatch.Options{
-		Store: t.drivers[0].State, Bus: t.drivers[0].Bus, Planner: &planner.Planner{Pipelines: pipelines, Warehouse: t.drivers[0].Warehouse},
+		Store: t.drivers[0].State, Bus: t.drivers[0].Bus, Before: &preflight.Preflight{Planner: &planner.Planner{Pipelines: pipelines, Warehouse: t.drivers[0].Warehouse}},
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "bench", LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: time.Second,
 	})
 	tr := tracker.New(t.drivers[1].State, t.drivers[1].Bus, pipelines, log, time.Now)
-	g := gate.New(t.drivers[2].State, t.drivers[2].Bus, log, time.Now)
+	g := gate.New(t.drivers[2].State, t.drivers[2].Bus, gate.Checks{Source: t.drivers[2].Warehouse}, log, time.Now)
 	receive := func(i int, consumer, topic string, h bus.Handler) {
 		t.done.Go(func() {
 			if err := t.drivers[i].Bus.Receive(ctx, bus.Subscription{Consumer: consumer, Topic: topic}, h); err != nil {
