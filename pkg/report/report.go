@@ -149,6 +149,9 @@ func (b *Builder) Add(e *pb.BackfillEvent) error {
 }
 
 func (b *Builder) activated(e *pb.BackfillEvent) error {
+	// An id may be used again once its backfill was refused or forgotten: what was before was another's.
+	*b = *New(b.out.GetBackfillId())
+	b.out.Pipeline = e.GetPipeline()
 	if err := json.Unmarshal([]byte(e.GetData()), &b.begun); err != nil {
 		return fmt.Errorf("reading the line %s of the journal: %w", e.GetId(), err)
 	}

@@ -195,21 +195,35 @@ func slice(r *backfill.Rollback, i int) backfill.Slice {
 	return s
 }
 
-// Rerun is the request for the cells of a rollback, or nil when none is wanted. Other dates and phases that it builds
-// on are what the backfill itself has built on: complete, or accepted as gaps.
-func Rerun(b *backfill.Backfill, r *backfill.Rollback) *pb.BackfillRequested {
+// Rerun is the request for the cells of a rollback, or nil when none is wanted. Phases that the platform starts by
+// itself are run again by running what starts them. known says on which dates what was not rolled back is complete, so
+// that nobody asks for it in the history, where not every phase leaves a trace.
+func Rerun(b *backfill.Backfill, p *backfill.Pipeline, r *backfill.Rollback, known []backfill.Date) *pb.BackfillRequested {
 	if r.Rerun == "" {
 		return nil
 	}
 	m := &pb.BackfillRequested{
-		BackfillId: r.Rerun, Pipeline: b.Request.Pipeline, Phases: r.Phases, Order: string(b.Request.Order), Force: true,
+		BackfillId: r.Rerun, Pipeline: b.Request.Pipeline, Order: string(b.Request.Order), Force: true,
 		Dates: &pb.DateSelection{List: warehouse.Days(r.Dates)}, Reason: "rerun after rollback " + r.ID + " of " + b.ID, RequestedBy: r.By,
+	}
+	again := map[string]bool{}
+	for _, id := range r.Phases {
+		for ph, ok := p.Phase(id); ok; {
+			again[ph.ID] = true
+			if ph.Trigger.HTTP != nil || len(ph.After) == 0 {
+				break
+			}
+			ph, ok = p.Phase(ph.After[0])
+		}
+	}
+	for i := range p.Phases {
+		if again[p.Phases[i].ID] {
+			m.Phases = append(m.Phases, p.Phases[i].ID)
+		}
 	}
 	for _, gap := range b.Request.AcceptGaps {
 		m.AcceptGaps = append(m.AcceptGaps, gap.From.String()+".."+gap.To.String())
 	}
-	if b.State == backfill.StateCompleted {
-		m.AcceptGaps = append(m.AcceptGaps, b.Dates.At(0).Date.String()+".."+b.Dates.At(b.Dates.Len()-1).Date.String())
-	}
+	m.AcceptGaps = append(m.AcceptGaps, warehouse.Days(known)...)
 	return m
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/gcp"
 	"sluice.dev/pkg/planner"
@@ -33,7 +34,7 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 	tokens := gcp.Tokens()
 	before := &preflight.Preflight{
 		Planner: &planner.Planner{Pipelines: pipelines, Warehouse: drivers.Warehouse, Latency: planner.CloudLatency}, Probe: preflight.Prober(tokens, time.Second),
-		Topics: drivers.Bus.Checker([]string{event.TopicCompletions, event.TopicPhaseCompletions, event.TopicEvents}),
+		Topics: drivers.Bus.Checker([]string{event.TopicCompletions, event.TopicPhaseCompletions, event.TopicEvents}, receivers()...),
 	}
 	d := dispatch.New(dispatch.Options{
 		Store: drivers.State, Bus: drivers.Bus, Before: before, Keep: c.Keep, Watch: c.Watch,
@@ -41,4 +42,13 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second, Gather: time.Second,
 	})
 	return serve.Run(ctx, c, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
+}
+
+// receivers are the subscriptions that must be there.
+func receivers() []bus.Subscription {
+	var out []bus.Subscription
+	for _, topic := range dispatch.Topics() {
+		out = append(out, bus.Subscription{Consumer: dispatch.Name, Topic: topic})
+	}
+	return out
 }

@@ -76,6 +76,11 @@ func New(o Options) *Dispatcher {
 	}
 }
 
+// Topics lists what the dispatcher subscribes to.
+func Topics() []string {
+	return []string{event.TopicRequests, event.TopicControls, event.TopicTriggers, event.TopicPhaseCompletions}
+}
+
 // Handlers are the dispatcher's subscriptions.
 func (d *Dispatcher) Handlers() map[string]bus.Handler {
 	return map[string]bus.Handler{

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"sluice.dev/pkg/backfill"
@@ -81,10 +82,34 @@ func (d *Dispatcher) rollback(ctx context.Context, b *backfill.Backfill, m *pb.B
 		kind = "rollback_undone"
 	}
 	d.say(b, &pb.BackfillEvent{Kind: kind, RequestedBy: r.By, Message: r.Reason}, r.ID)
-	if again := rollback.Rerun(b, r); again != nil && !r.Undo {
+	if r.Undo || r.Rerun == "" {
+		return nil
+	}
+	known, err := d.others(ctx, b, p, r)
+	if err != nil {
+		return err
+	}
+	if again := rollback.Rerun(b, p, r, known); again != nil {
 		return d.Bus.Publish(ctx, event.TopicRequests, event.New(event.TypeRequested, Name, r.Rerun, e.Time, again, r.ID))
 	}
 	return nil
+}
+
+// others lists the dates on which every phase of the backfill that was not rolled back is complete.
+func (d *Dispatcher) others(ctx context.Context, b *backfill.Backfill, p *backfill.Pipeline, r *backfill.Rollback) ([]backfill.Date, error) {
+	scope := backfill.NewScope(b, p)
+	var out []backfill.Date
+	err := d.Store.ScanDates(ctx, b.ID, b.Dates.At(0).Date, b.Dates.At(b.Dates.Len()-1).Date, func(rec backfill.Record) error {
+		for _, ph := range scope.Phases(rec.Season) {
+			later := slices.Contains(p.Built(r.Phases), ph.ID)
+			if !later && !slices.Contains(r.Phases, ph.ID) && !scope.Complete(&rec, ph.ID) {
+				return nil
+			}
+		}
+		out = append(out, rec.Date)
+		return nil
+	})
+	return out, err
 }
 
 // finishedBy says that a rollback that this very control asked for is over.

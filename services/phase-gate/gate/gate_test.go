@@ -234,3 +234,8 @@ func TestNewsAboutNothing(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// changed asks the gate to look at a date.
+func changed(d backfill.Date) *pb.PhaseProgressed {
+	return &pb.PhaseProgressed{BackfillId: "b", Pipeline: "p", Date: d.String()}
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/user"
 	"time"
 
 	"connectrpc.com/connect"
@@ -71,6 +72,9 @@ func (a *app) record(ctx context.Context, data []byte) error {
 }
 
 func (a *app) runSubmit(ctx context.Context, req *pb.BackfillRequested, watch bool) error {
+	if u, err := user.Current(); err == nil && req.GetRequestedBy() == "" {
+		req.RequestedBy = u.Username
+	}
 	answer, err := a.client().Submit(ctx, connect.NewRequest(req))
 	if err != nil {
 		return err

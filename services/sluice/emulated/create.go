@@ -26,7 +26,7 @@ func Subscriptions(pipelines map[string]*backfill.Pipeline) []bus.Subscription {
 	subs := []bus.Subscription{
 		{Consumer: tracker.Name, Topic: event.TopicCompletions}, {Consumer: gate.Name, Topic: event.TopicPhaseCompletions},
 	}
-	for _, topic := range []string{event.TopicRequests, event.TopicControls, event.TopicTriggers, event.TopicPhaseCompletions} {
+	for _, topic := range dispatch.Topics() {
 		subs = append(subs, bus.Subscription{Consumer: dispatch.Name, Topic: topic})
 	}
 	for topic := range tracker.Adapters(pipelines) {
@@ -63,12 +63,20 @@ func CreateTables(ctx context.Context, project, journal string, p *backfill.Pipe
 	}
 	if h := p.History; h != nil {
 		columns := bigquery.Schema{{Name: h.Date, Type: bigquery.DateFieldType}}
-		for _, name := range []string{h.Processor, h.Phase, h.Status} {
+		for name, typ := range map[string]bigquery.FieldType{
+			h.Processor: bigquery.StringFieldType, h.Phase: bigquery.StringFieldType, h.Status: bigquery.StringFieldType, h.RunID: bigquery.StringFieldType,
+			h.Started: bigquery.TimestampFieldType, h.Finished: bigquery.TimestampFieldType, h.Records: bigquery.IntegerFieldType, h.Duration: "FLOAT64",
+		} {
 			if name != "" {
-				columns = append(columns, &bigquery.FieldSchema{Name: name, Type: bigquery.StringFieldType})
+				columns = append(columns, &bigquery.FieldSchema{Name: name, Type: typ})
 			}
 		}
 		if _, err := create(ctx, client, h.Table, columns); err != nil {
+			return err
+		}
+	}
+	for name, columns := range written(p) {
+		if _, err := create(ctx, client, name, columns); err != nil {
 			return err
 		}
 	}
@@ -93,6 +101,44 @@ func CreateTables(ctx context.Context, project, journal string, p *backfill.Pipe
 		rows = rows[n:]
 	}
 	return nil
+}
+
+// written are the tables that the pipeline's phases write, with the columns that its checks name.
+func written(p *backfill.Pipeline) map[string]bigquery.Schema {
+	out := map[string]bigquery.Schema{}
+	add := func(table, column string, typ bigquery.FieldType) {
+		if table == "" {
+			return
+		}
+		if out[table] == nil {
+			out[table] = bigquery.Schema{{Name: p.Partition.Column, Type: bigquery.DateFieldType}, {Name: "game_id", Type: bigquery.StringFieldType}}
+		}
+		for _, f := range out[table] {
+			if f.Name == column {
+				return
+			}
+		}
+		if column != "" {
+			out[table] = append(out[table], &bigquery.FieldSchema{Name: column, Type: typ})
+		}
+	}
+	for i := range p.Phases {
+		for _, t := range p.Phases[i].Outputs {
+			add(t, "", "")
+		}
+	}
+	for _, c := range p.Checks {
+		for _, name := range append([]string{c.Over, c.To, c.Column}, c.Columns...) {
+			if i := strings.LastIndex(name, "."); i > 0 {
+				typ := bigquery.StringFieldType
+				if strings.HasSuffix(name, ".points") {
+					typ = bigquery.IntegerFieldType
+				}
+				add(name[:i], name[i+1:], typ)
+			}
+		}
+	}
+	return out
 }
 
 func table(client *bigquery.Client, name string) *bigquery.Table {

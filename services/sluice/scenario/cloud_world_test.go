@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,6 +62,9 @@ type cloudOptions struct {
 	push      bool
 	instances int
 	env       []string // of the services
+	// tables has the warehouse's tables made, in the only project that the BigQuery emulator knows, and the pipeline
+	// changed by this. Without it the pipeline has no tables.
+	tables func(pipeline string) string
 }
 
 func newCloud(t *testing.T, o cloudOptions) *cloud {
@@ -77,6 +81,9 @@ func newCloud(t *testing.T, o cloudOptions) *cloud {
 		world: &world{t: t, dir: t.TempDir(), address: freeAddress(t)}, push: o.push, ports: map[string]int{},
 		project: fmt.Sprintf("sluice-scenario-%d-%d", os.Getpid(), projects.Add(1)),
 	}
+	if o.tables != nil {
+		c.project = os.Getenv("SLUICE_PROJECT_ID")
+	}
 	var err error
 	if c.bus, err = gcpbus.Open(context.Background(), c.project, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
@@ -90,8 +97,16 @@ func newCloud(t *testing.T, o cloudOptions) *cloud {
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close(); c.platform.Close() })
 	// Messages that a killed process held take up to 15 s to come back.
 	text := strings.NewReplacer("timeout: 3s", "timeout: 120s", "attempts: 3", "attempts: 8").Replace(hurried(t, server.URL))
+	if o.tables == nil {
+		text = tableless.ReplaceAllString(text, "")
+	} else {
+		text = o.tables(text)
+	}
 	c.pipeline = c.write("nba.yaml", text)
 	c.writeCalendar()
+	if o.tables != nil {
+		c.createTables()
+	}
 	c.createTopics()
 	c.fleet = &emulated.Fleet{Bin: servicesBuilt(), Logs: t.TempDir(), Env: append([]string{
 		"SLUICE_PROJECT_ID=" + c.project, "SLUICE_PIPELINES=" + c.dir, "SLUICE_LOG_LEVEL=warn",
@@ -106,6 +121,25 @@ func newCloud(t *testing.T, o cloudOptions) *cloud {
 	}
 	eventually(t, 30*time.Second, "the console answers", func() bool { return c.sluice("status").code == 0 })
 	return c
+}
+
+// tableless finds what a pipeline says of tables in the warehouse.
+var tableless = regexp.MustCompile(`(?m)^    outputs:( \[.*\]|\n( {6}- .*\n)+)|(?s)\nbigquery:.*`)
+
+// createTables makes the tables that the pipeline names, empty but for the calendar.
+func (c *cloud) createTables() {
+	c.t.Helper()
+	p, err := pipeline.Load(c.pipeline, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	cal, err := platform.Calendar()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := emulated.CreateTables(c.t.Context(), c.project, "sluice.backfill_events", p, cal); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 func (c *cloud) createTopics() {

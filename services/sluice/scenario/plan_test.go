@@ -285,7 +285,7 @@ func TestPreflight(t *testing.T) {
 		Passed   bool
 		Findings []struct{ Check, Result, Detail, Do string }
 	}
-	if err := json.Unmarshal([]byte(w.must("preflight", "-f", good, "-o", "json")), &got); err != nil || !got.Passed || len(got.Findings) != 9 {
+	if err := json.Unmarshal([]byte(w.must("preflight", "-f", good, "-o", "json")), &got); err != nil || !got.Passed || len(got.Findings) != 11 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	w.must("submit", "-f", good)
