@@ -34,3 +34,23 @@ func TestEveryPriceHasItsSource(t *testing.T) {
 		}
 	}
 }
+
+func TestForecast(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spent  float64
+		phases []cost.PhaseCost
+		want   float64
+	}{
+		"nothing done yet":        {0, []cost.PhaseCost{{Left: 10, EachUSD: 2}}, 20},
+		"too few to tell":         {30, []cost.PhaseCost{{Done: 10, Left: 10, EachUSD: 1}}, 40},
+		"twice as much":           {200, []cost.PhaseCost{{Done: 100, Left: 50, EachUSD: 1}, {Left: 10, EachUSD: 5}}, 200 + 2*100},
+		"never more than five":    {10_000, []cost.PhaseCost{{Done: 100, Left: 100, EachUSD: 1}}, 10_500},
+		"nor less than a fifth":   {0, []cost.PhaseCost{{Done: 100, Left: 100, EachUSD: 1}}, 20},
+		"what nobody has a price": {7, []cost.PhaseCost{{Done: 100, Left: 100}}, 7},
+	} {
+		if got := cost.Forecast(c.spent, c.phases); math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("%s: $%v, not $%v", name, got, c.want)
+		}
+	}
+}

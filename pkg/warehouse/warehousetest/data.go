@@ -10,6 +10,7 @@ import (
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/verify"
 	"sluice.dev/pkg/warehouse"
 )
 
@@ -265,5 +266,51 @@ func queue(t *testing.T, w warehouse.Warehouse, f Tables) {
 	}
 	if q, err = w.Queue(t.Context(), now.Add(time.Minute)); err != nil || q != (warehouse.Queue{}) {
 		t.Errorf("%+v without jobs: %v", q, err)
+	}
+}
+
+// checks runs one check of every kind, on good data and on a date that is bad.
+func checks(t *testing.T, w warehouse.Warehouse, f Tables) {
+	var rows [][]any
+	var parts []backfill.Partition
+	for i := range 4 {
+		d := day(t, "2024-01-01") + backfill.Date(i)
+		parts = append(parts, backfill.Partition{Date: d, Season: fmt.Sprint("s", i/2)})
+		for j := range 3 {
+			player, points := any(fmt.Sprint("p", j)), any(10+j)
+			if i == 3 && j > 0 {
+				player, points = nil, any(500)
+			}
+			rows = append(rows, []any{d.String(), player, fmt.Sprint("p", j), points})
+		}
+	}
+	f.Create(t, "ref.games", "game_date", []string{"game_date", "player", "known", "points_n"}, rows)
+	table := f.Name("ref.games")
+	bound := func(v float64) *float64 { return &v }
+	p := &backfill.Pipeline{Partition: backfill.PartitionSource{Column: "game_date"}, Checks: []backfill.Check{
+		{Name: "ratio", Kind: "count_ratio", Over: table + ".known", To: table + ".player", Min: bound(0.9)},
+		{Name: "spread", Kind: "distribution", Column: table + ".points_n", HasMean: true, Mean: [2]float64{5, 20}, HasStdDev: true, StdDev: [2]float64{0.9, 1.1}, Min: bound(0), Max: bound(110)},
+		{Name: "nulls", Kind: "null_fraction", Columns: []string{table + ".player", table + ".points_n"}, Max: bound(0.01)},
+		{Name: "before", Kind: "season_over_season", Table: table, Metrics: []string{"count_dates", "avg(points_n)"}, MaxChange: bound(0.15)},
+		{Name: "query", Kind: "sql", Query: "SELECT game_date FROM `" + table + "` WHERE game_date IN (SELECT DATE(d) FROM UNNEST(@dates) AS d) AND points_n > 110", Expect: "no_rows"},
+	}}
+	s := verify.Settings{Source: w, Pipeline: p, Calendar: func(context.Context) (backfill.Calendar, error) { return backfill.NewCalendar(parts), nil }}
+	good, err := s.Run(t.Context(), p.Checks, parts[2:3])
+	must(t, err)
+	for _, o := range good {
+		if o.Result != verify.Passed {
+			t.Errorf("good data: %s %s %v", o.Check.Name, o.Detail, o.Failures)
+		}
+	}
+	bad, err := s.Run(t.Context(), p.Checks, parts)
+	must(t, err)
+	for _, o := range bad {
+		want := parts[3].Date.String()
+		if o.Check.Name == "before" {
+			want = parts[2].Date.String() + ".." + want
+		}
+		if o.Result != verify.Failed || len(o.Failures) != 1 || o.Failures[0].When() != want {
+			t.Errorf("bad data: %s %s %s %+v", o.Check.Name, o.Result, o.Detail, o.Failures)
+		}
 	}
 }

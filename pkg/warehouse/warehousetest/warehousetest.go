@@ -59,6 +59,7 @@ func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 		"runs are written back once":                  record,
 		"a query over dates":                          selects,
 		"a query that cannot be run":                  badQuery,
+		"every kind of check":                         checks,
 		"slices are counted and deleted":              slices_,
 		"a snapshot puts back what was deleted":       snapshot,
 		"a snapshot that is gone":                     noSnapshot,

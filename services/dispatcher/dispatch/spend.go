@@ -99,7 +99,12 @@ func (d *Dispatcher) budget(ctx context.Context, dr *drive) error {
 	}
 	b.Progress.SpendUSD = snap.SpendUSD
 	if why := b.OverBudget(); why != "" && dr.current() == backfill.StateActive {
-		if err := d.notice(ctx, b.Request, "paused: "+why+", then resume"); err != nil {
+		_, err := d.Store.UpdateBackfill(ctx, dr.scope.ID, dr.epoch, func(b *backfill.Backfill) error {
+			b.Progress.Spend, b.Progress.SpendUSD, b.Progress.ForecastUSD = snap.Spend, snap.SpendUSD, snap.ForecastUSD
+			b.Notices = append(b.Notices, "paused: "+why+", then resume")
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 		return d.setState(ctx, dr, backfill.StatePausing, why, Name)

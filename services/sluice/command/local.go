@@ -28,6 +28,7 @@ type localFlags struct {
 	seed      uint64
 	faults    float64
 	damage    string
+	mute      string
 	keep      time.Duration
 	verbose   bool
 }
@@ -47,6 +48,7 @@ func (a *app) local() *cobra.Command {
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "seed of the example platform's troubles")
 	cmd.Flags().Float64Var(&f.faults, "faults", -1, "share of attempts that fail on the example platform; below 0 some fail, hang, are cut off or turned away")
 	cmd.Flags().StringVar(&f.damage, "damage", "", "what is wrong with the data of the example platform: half_players, huge_points, null_keys or half_season")
+	cmd.Flags().StringVar(&f.mute, "mute", "", "a phase whose processors report nothing on the example platform, so that their outcomes are adopted from its history")
 	cmd.Flags().DurationVar(&f.keep, "keep", 90*24*time.Hour, "how long the documents of ended backfills are kept; 0 for ever")
 	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log more to stderr")
 	return cmd
@@ -75,7 +77,7 @@ func (a *app) runLocal(ctx context.Context, f localFlags) (err error) {
 		if f.faults >= 0 {
 			faults = platform.Faults{Fail: f.faults}
 		}
-		if demo, err = local.NewDemo(ctx, f.speed, f.seed, faults, platform.Damage(f.damage), log); err != nil {
+		if demo, err = local.NewDemo(ctx, f.speed, f.seed, local.Trouble{Faults: faults, Damage: platform.Damage(f.damage), Mute: f.mute}, log); err != nil {
 			return err
 		}
 		if pipelines[demo.Pipeline.Name] != nil {

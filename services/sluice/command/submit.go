@@ -75,12 +75,18 @@ func (a *app) runSubmit(ctx context.Context, req *pb.BackfillRequested, watch bo
 	if u, err := user.Current(); err == nil && req.GetRequestedBy() == "" {
 		req.RequestedBy = u.Username
 	}
+	var before *pb.Backfill // a refusal that this request may replace
+	if req.GetBackfillId() != "" {
+		if got, err := a.client().Get(ctx, connect.NewRequest(&pb.GetRequest{BackfillId: req.GetBackfillId()})); err == nil && got.Msg.GetBackfill().GetState() == "refused" {
+			before = got.Msg.GetBackfill()
+		}
+	}
 	answer, err := a.client().Submit(ctx, connect.NewRequest(req))
 	if err != nil {
 		return err
 	}
 	id := answer.Msg.GetBackfillId()
-	b, err := a.verdict(ctx, id)
+	b, err := a.verdict(ctx, id, before)
 	if err != nil {
 		return err
 	}
@@ -106,16 +112,20 @@ func (a *app) runSubmit(ctx context.Context, req *pb.BackfillRequested, watch bo
 	return nil
 }
 
-// verdict waits until a request was either taken or refused.
-func (a *app) verdict(ctx context.Context, id string) (*pb.Backfill, error) {
+// verdict waits until a request was either taken or refused; an earlier refusal of the same id is no verdict on it.
+func (a *app) verdict(ctx context.Context, id string, before *pb.Backfill) (*pb.Backfill, error) {
 	deadline := time.Now().Add(verdictWithin)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		answer, err := a.client().Get(ctx, connect.NewRequest(&pb.GetRequest{BackfillId: id}))
 		if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
 			return nil, err
 		}
-		if err == nil && answer.Msg.GetBackfill().GetState() != "planning" {
-			return answer.Msg.GetBackfill(), nil
+		var b *pb.Backfill
+		if err == nil {
+			b = answer.Msg.GetBackfill()
+		}
+		if b != nil && b.GetState() != "planning" && (before == nil || !b.GetCreatedAt().AsTime().Equal(before.GetCreatedAt().AsTime())) {
+			return b, nil
 		}
 		if time.Now().After(deadline) {
 			return nil, errors.New(id + ": no verdict within " + verdictWithin.String() + ": the request is published; ask again with sluice status " + id)

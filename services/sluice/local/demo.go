@@ -36,13 +36,22 @@ type Demo struct {
 	seed     uint64
 	faults   platform.Faults
 	damage   platform.Damage
+	mute     string
 	log      *slog.Logger
 }
 
+// Trouble is what is wrong with the example platform.
+type Trouble struct {
+	Faults platform.Faults
+	Damage platform.Damage
+	// Mute is a phase whose processors report nothing: the pipeline adopts their outcomes from the history.
+	Mute string
+}
+
 // NewDemo listens on a free port and makes the pipeline that leads there, scaled to the speed.
-func NewDemo(ctx context.Context, speed float64, seed uint64, faults platform.Faults, damage platform.Damage, log *slog.Logger) (*Demo, error) {
-	if damage != platform.NoDamage && !slices.Contains(platform.Damages(), damage) {
-		return nil, fault.New(fault.Invalid, "unknown damage %q: use one of %v", damage, platform.Damages())
+func NewDemo(ctx context.Context, speed float64, seed uint64, trouble Trouble, log *slog.Logger) (*Demo, error) {
+	if trouble.Damage != platform.NoDamage && !slices.Contains(platform.Damages(), trouble.Damage) {
+		return nil, fault.New(fault.Invalid, "unknown damage %q: use one of %v", trouble.Damage, platform.Damages())
 	}
 	if speed <= 0 {
 		return nil, fault.New(fault.Invalid, "the speed is %v: it must be above zero", speed)
@@ -56,7 +65,12 @@ func NewDemo(ctx context.Context, speed float64, seed uint64, faults platform.Fa
 	if err != nil {
 		return nil, fmt.Errorf("reading the built-in pipeline: %w", err)
 	}
-	return &Demo{Pipeline: platform.Scale(p, speed), listener: listener, speed: speed, seed: seed, faults: faults, damage: damage, log: log}, nil
+	if ph, ok := p.Phase(trouble.Mute); ok {
+		ph.Adopt, ph.Completions = true, nil
+	} else if trouble.Mute != "" {
+		return nil, fault.New(fault.Invalid, "the example pipeline has no phase %q", trouble.Mute)
+	}
+	return &Demo{Pipeline: platform.Scale(p, speed), listener: listener, speed: speed, seed: seed, faults: trouble.Faults, damage: trouble.Damage, mute: trouble.Mute, log: log}, nil
 }
 
 // Start fills the tables and serves the platform, which reports to the API at apiURL.
@@ -67,7 +81,7 @@ func (d *Demo) Start(ctx context.Context, l *Local, apiURL string) error {
 	}
 	tables.Damage = d.damage
 	d.platform = platform.New(platform.Options{
-		Speed: d.speed, Seed: d.seed, Faults: d.faults, Tables: tables, Log: d.log, Report: PostTo(apiURL),
+		Speed: d.speed, Seed: d.seed, Faults: d.faults, Tables: tables, Mute: d.mute, Log: d.log, Report: PostTo(apiURL),
 	})
 	d.server = &http.Server{Handler: d.platform.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go func() { _ = d.server.Serve(d.listener) }()

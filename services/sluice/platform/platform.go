@@ -36,7 +36,9 @@ type Options struct {
 	// Report delivers a completion message to a topic and returns once it was taken.
 	Report func(ctx context.Context, topic string, body []byte) error
 	Tables *Tables // nil writes no tables
-	Log    *slog.Logger
+	// Mute is a phase whose processors report nothing: only the history says how they ended.
+	Mute string
+	Log  *slog.Logger
 	// Broken decides, when set, whether a processor fails whatever else happens; Silent, whether it never reports.
 	Broken func(processor, date string) bool
 	Silent func(processor, date string) bool

@@ -224,6 +224,11 @@ func (p *Platform) later(topic, phase, dateField, processor, date string, wait t
 		status, records := "success", 0
 		if p.roll() == fail || p.broken(processor, date) {
 			status = "failed"
+			if p.opts.Tables != nil {
+				if err := p.opts.Tables.record(p.ctx, phase, processor, date, status, began, 0); err != nil {
+					p.opts.Log.Error("the platform cannot write its history", "processor", processor, "date", date, "error", err)
+				}
+			}
 		} else if p.opts.Tables != nil {
 			var err error
 			if records, err = p.opts.Tables.write(p.ctx, phase, processor, date, began); err != nil {
@@ -233,6 +238,9 @@ func (p *Platform) later(topic, phase, dateField, processor, date string, wait t
 		}
 		if status == "success" {
 			p.finish(processor, date)
+		}
+		if phase == p.opts.Mute {
+			return
 		}
 		body, err := json.Marshal(map[string]any{
 			"processor_name": processor, "phase": phase, dateField: date, "status": status, "record_count": records,

@@ -140,8 +140,14 @@ func (t *Tables) write(ctx context.Context, phase, processor, date string, began
 	if err := t.w.AddJobs(ctx, job); err != nil {
 		return 0, err
 	}
-	return n, t.w.Insert(ctx, history, [][]any{{
-		processor, fmt.Sprintf("%s-%s-%d", processor, date, began.UnixNano()), date, phase, "success",
+	return n, t.record(ctx, phase, processor, date, "success", began, n)
+}
+
+// record adds a row to the history.
+func (t *Tables) record(ctx context.Context, phase, processor, date, status string, began time.Time, n int) error {
+	now := time.Now()
+	return t.w.Insert(ctx, history, [][]any{{
+		processor, fmt.Sprintf("%s-%s-%d", processor, date, began.UnixNano()), date, phase, status,
 		began.UTC().Format(time.RFC3339Nano), now.UTC().Format(time.RFC3339Nano), now.Sub(began).Seconds(), n,
 	}})
 }
