@@ -85,7 +85,7 @@ func TestBuiltAndOutputs(t *testing.T) {
 	}
 	var got []string
 	for _, x := range p.Outputs([]string{"one", "two"}) {
-		got = append(got, x.Table+" by "+x.Column+" "+fmt.Sprint(x.Slice.Phases))
+		got = append(got, x.Table+" by "+x.Column+" "+fmt.Sprint(x.Phases))
 	}
 	if want := []string{"a.two by d []", "a.more by d []", "a.one by d []", "h.runs by day [one two]"}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)

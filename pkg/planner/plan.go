@@ -237,11 +237,27 @@ func (p *Planner) done(ctx context.Context, pl *backfill.Pipeline, cal backfill.
 	if pl.History == nil {
 		return done, nil
 	}
-	err := p.Warehouse.Done(ctx, *pl.History, cal.At(0).Date, cal.At(cal.Len()-1).Date, func(r warehouse.Run) { done[r] = true })
+	err := p.Warehouse.Done(ctx, *pl.History, cal.At(0).Date, cal.At(cal.Len()-1).Date, func(r warehouse.Run) {
+		if r.Partial && !acceptsPartial(pl, r) {
+			return
+		}
+		r.Partial = false
+		done[r] = true
+	})
 	if fault.Is(err, fault.NotFound) {
 		return nil, fault.List{fmt.Sprintf("the history cannot be read: %v", err)}.Err()
 	}
 	return done, err
+}
+
+// acceptsPartial says whether a processor that has succeeded in part counts as done.
+func acceptsPartial(pl *backfill.Pipeline, r warehouse.Run) bool {
+	ph, ok := pl.Phase(r.Phase)
+	if !ok {
+		return false
+	}
+	proc, ok := ph.Processor(r.Processor)
+	return ok && proc.AcceptPartial
 }
 
 // gaps are cells that a backfill builds on, does not do itself, and history does not have.

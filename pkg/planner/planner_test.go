@@ -243,3 +243,20 @@ func TestPlanWithoutATable(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestPartialRunsAreDoneOnlyWhereTheyAreAccepted(t *testing.T) {
+	t.Parallel()
+	p := plans(t, []any{"a", "2024-01-01", "one", "half"}, []any{"b", "2024-01-01", "one", "half"})
+	pl := p.Pipelines["p"]
+	pl.History.Partial = []string{"half"}
+	one, _ := pl.Phase("one")
+	one.Processors[1].AcceptPartial = true
+	got, err := plan(p, &pb.BackfillRequested{Dates: season("old")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	scope := backfill.NewScope(got.Backfill, got.Pipeline)
+	if tally := scope.Tally(&got.Records[0], one); tally.Skipped != 1 || !got.Records[0].Has(backfill.Key{Phase: "one", Processor: one.Processors[1].Name, Kind: backfill.Skipped}) {
+		t.Errorf("%+v", tally)
+	}
+}

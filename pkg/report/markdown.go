@@ -14,24 +14,24 @@ const shown = 50
 // doc is a Markdown document in the making.
 type doc struct{ strings.Builder }
 
-func (d *doc) line(format string, args ...any) { _, _ = fmt.Fprintf(&d.Builder, format+"\n", args...) }
+func (d *doc) linef(format string, args ...any) { _, _ = fmt.Fprintf(&d.Builder, format+"\n", args...) }
 
 // table writes a table; cells may not break it.
 func (d *doc) table(title string, head []string, rows [][]string) {
 	if len(rows) == 0 {
 		return
 	}
-	d.line("\n## %s\n", title)
-	d.line("| %s |", strings.Join(head, " | "))
-	d.line("|%s", strings.Repeat(" --- |", len(head)))
+	d.linef("\n## %s\n", title)
+	d.linef("| %s |", strings.Join(head, " | "))
+	d.linef("|%s", strings.Repeat(" --- |", len(head)))
 	for _, row := range rows[:min(shown, len(rows))] {
 		for i := range row {
 			row[i] = strings.NewReplacer("|", `\|`, "\n", " ").Replace(row[i])
 		}
-		d.line("| %s |", strings.Join(row, " | "))
+		d.linef("| %s |", strings.Join(row, " | "))
 	}
 	if more := len(rows) - shown; more > 0 {
-		d.line("\n… and %d more.", more)
+		d.linef("\n… and %d more.", more)
 	}
 }
 
@@ -44,21 +44,21 @@ func number(n int32) string { return fmt.Sprint(n) }
 // Markdown writes a report for people.
 func Markdown(r *pb.Report) string {
 	d := &doc{}
-	d.line("# Backfill %s: %s\n", r.GetBackfillId(), r.GetState())
-	d.line("Pipeline %s, asked for by %s%s on %s.", r.GetPipeline(), or(r.GetRequestedBy(), "nobody named"), because(r.GetReason()), r.GetCreatedAt().AsTime().UTC().Format(time.DateTime))
+	d.linef("# Backfill %s: %s\n", r.GetBackfillId(), r.GetState())
+	d.linef("Pipeline %s, asked for by %s%s on %s.", r.GetPipeline(), or(r.GetRequestedBy(), "nobody named"), because(r.GetReason()), r.GetCreatedAt().AsTime().UTC().Format(time.DateTime))
 	for _, f := range r.GetFaults() {
-		d.line("- refused: %s", f)
+		d.linef("- refused: %s", f)
 	}
 	if r.GetRequest() == "" {
 		return d.String()
 	}
-	d.line("\n%d of %d dates are complete.", r.GetDatesComplete(), r.GetDates())
+	d.linef("\n%d of %d dates are complete.", r.GetDatesComplete(), r.GetDates())
 	if r.GetFinishedAt() != nil {
-		d.line("It took %s%s.", seconds(r.GetDurationSeconds()), planned(r))
+		d.linef("It took %s%s.", seconds(r.GetDurationSeconds()), planned(r))
 	}
-	d.line("%d attempts, %d of which failed; %d answers said too many requests.", r.GetAttempts(), r.GetRetries(), r.GetThrottles())
-	d.line("Spend: $%.2f%s%s.", r.GetSpendUsd(), expected(r.GetPlannedUsd()), ofBudget(r.GetBudgetUsd()))
-	d.line("\nThe request:\n\n```json\n%s\n```", r.GetRequest())
+	d.linef("%d attempts, %d of which failed; %d answers said too many requests.", r.GetAttempts(), r.GetRetries(), r.GetThrottles())
+	d.linef("Spend: $%.2f%s%s.", r.GetSpendUsd(), expected(r.GetPlannedUsd()), ofBudget(r.GetBudgetUsd()))
+	d.linef("\nThe request:\n\n```json\n%s\n```", r.GetRequest())
 	var rows [][]string
 	for _, p := range r.GetPhases() {
 		t := p.GetRuns()
@@ -117,9 +117,9 @@ func (d *doc) lists(r *pb.Report) {
 	}
 	d.table("Rolled back", []string{"table", "phase", "state", "rows", "snapshot"}, rows)
 	if notes := r.GetNotes(); len(notes) > 0 {
-		d.line("\n## What happened\n")
+		d.linef("\n## What happened\n")
 		for _, n := range notes[max(0, len(notes)-shown):] {
-			d.line("- %s", n)
+			d.linef("- %s", n)
 		}
 	}
 }

@@ -102,10 +102,10 @@ func New(id string) *Builder {
 
 // Add takes a line.
 func (b *Builder) Add(e *pb.BackfillEvent) error {
-	if b.out.Pipeline == "" {
+	if b.out.GetPipeline() == "" {
 		b.out.Pipeline = e.GetPipeline()
 	}
-	if b.out.CreatedAt == nil {
+	if b.out.GetCreatedAt() == nil {
 		b.out.CreatedAt = e.GetAt()
 	}
 	switch kind := e.GetKind(); {

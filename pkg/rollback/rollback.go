@@ -137,56 +137,70 @@ func Notes(p *backfill.Pipeline, r *backfill.Rollback) []string {
 	return out
 }
 
-// Run does what is left of a rollback, or of its undoing. save is called with each change, and done with what happened
-// to a table, before the next step.
-func Run(ctx context.Context, w warehouse.Warehouse, r *backfill.Rollback, now func() time.Time, save func(*backfill.Rollback) error, done func(*backfill.RollbackTable) error) error {
-	step := func(i int, state backfill.RollbackState) error {
-		r.Tables[i].State = state
-		if err := save(r); err != nil {
-			return err
-		}
-		return done(&r.Tables[i])
-	}
+// Steps is what a rollback is done with.
+type Steps struct {
+	Warehouse warehouse.Partitions
+	Now       func() time.Time
+	// Save puts a change of the rollback on record, and Done what has happened to a table, before the next step.
+	Save func(*backfill.Rollback) error
+	Done func(*backfill.RollbackTable) error
+}
+
+// Run does what is left of a rollback, or of its undoing.
+func (s Steps) Run(ctx context.Context, r *backfill.Rollback) error {
 	if r.Undo {
-		for i := range slices.Backward(r.Tables) {
-			if r.Tables[i].State == backfill.RollbackRestored {
-				continue
-			}
-			if _, err := w.Restore(ctx, slice(r, i), r.Tables[i].Snapshot); err != nil {
-				return fmt.Errorf("putting back %s: %w", r.Tables[i].Table, err)
-			}
-			if err := step(i, backfill.RollbackRestored); err != nil {
-				return err
-			}
-		}
-		r.Undone = now()
-		return save(r)
+		return s.undo(ctx, r)
 	}
 	for i := range r.Tables {
 		t := &r.Tables[i]
 		if t.State == backfill.RollbackPlanned {
-			if err := w.Snapshot(ctx, t.Table, t.Snapshot, r.At.Add(Keep)); err != nil {
+			if err := s.Warehouse.Snapshot(ctx, t.Table, t.Snapshot, r.At.Add(Keep)); err != nil {
 				return fmt.Errorf("taking a snapshot of %s: %w", t.Table, err)
 			}
-			if err := step(i, backfill.RollbackSnapshot); err != nil {
+			if err := s.step(r, i, backfill.RollbackSnapshot); err != nil {
 				return err
 			}
 		}
 		if t.State == backfill.RollbackSnapshot {
-			n, err := w.Delete(ctx, slice(r, i))
+			n, err := s.Warehouse.Delete(ctx, slice(r, i))
 			if err != nil {
 				return fmt.Errorf("deleting from %s: %w", t.Table, err)
 			}
 			if t.Deleted = n; n == 0 {
 				t.Deleted = t.Rows // they were deleted before an interruption, by the same filter
 			}
-			if err := step(i, backfill.RollbackDeleted); err != nil {
+			if err := s.step(r, i, backfill.RollbackDeleted); err != nil {
 				return err
 			}
 		}
 	}
-	r.Finished = now()
-	return save(r)
+	r.Finished = s.Now()
+	return s.Save(r)
+}
+
+// undo puts the tables back, the last one first.
+func (s Steps) undo(ctx context.Context, r *backfill.Rollback) error {
+	for i := range slices.Backward(r.Tables) {
+		if r.Tables[i].State == backfill.RollbackRestored {
+			continue
+		}
+		if _, err := s.Warehouse.Restore(ctx, slice(r, i), r.Tables[i].Snapshot); err != nil {
+			return fmt.Errorf("putting back %s: %w", r.Tables[i].Table, err)
+		}
+		if err := s.step(r, i, backfill.RollbackRestored); err != nil {
+			return err
+		}
+	}
+	r.Undone = s.Now()
+	return s.Save(r)
+}
+
+func (s Steps) step(r *backfill.Rollback, i int, state backfill.RollbackState) error {
+	r.Tables[i].State = state
+	if err := s.Save(r); err != nil {
+		return err
+	}
+	return s.Done(&r.Tables[i])
 }
 
 func slice(r *backfill.Rollback, i int) backfill.Slice {

@@ -37,8 +37,8 @@ type Config struct {
 	Journal            string        `default:"sluice.backfill_events" envconfig:"JOURNAL"`
 	MaxBytesBilled     int64         `envconfig:"MAX_BYTES_BILLED"`
 	Region             string        `envconfig:"BIGQUERY_REGION"`
-	Keep               time.Duration `default:"2160h" envconfig:"KEEP"`
-	Watch              time.Duration `default:"1m" envconfig:"WATCH"`
+	Keep               time.Duration `default:"2160h"                  envconfig:"KEEP"`
+	Watch              time.Duration `default:"1m"                     envconfig:"WATCH"`
 	LogLevel           string        `default:"info"                   envconfig:"LOG_LEVEL"`
 	Host               string        `envconfig:"HOST"`
 	Port               int           `envconfig:"-"`

@@ -36,8 +36,8 @@ type Calendars interface {
 
 // History is what processors have recorded of their runs.
 type History interface {
-	// Done calls f for every run with from <= date <= to that the history records as succeeded, with one
-	// query, in no particular order and possibly more than once.
+	// Done calls f for every run with from <= date <= to that the history records as succeeded, or as partial where it
+	// has words for that, with one query, in no particular order and possibly more than once.
 	Done(ctx context.Context, h backfill.HistorySource, from, to backfill.Date, f func(Run)) error
 	// Recorded calls f for every run with from <= date <= to that ended at or after since, whatever its status, with
 	// one query, in no particular order. It needs the column that says when runs ended.
@@ -134,4 +134,5 @@ type Run struct {
 	Date      backfill.Date
 	Phase     string
 	Processor string
+	Partial   bool // it has succeeded in part
 }

@@ -3,6 +3,7 @@ package bqwarehouse
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,10 +27,10 @@ func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to
 		return err
 	}
 	q, err := w.query(ctx, "history", fmt.Sprintf(
-		"SELECT DISTINCT CAST(%[1]s AS STRING), %[2]s, %[3]s FROM %[4]s WHERE %[1]s BETWEEN @from AND @to AND %[5]s IN UNNEST(@succeeded)",
+		"SELECT DISTINCT CAST(%[1]s AS STRING), %[2]s, %[3]s, %[5]s FROM %[4]s WHERE %[1]s BETWEEN @from AND @to AND %[5]s IN UNNEST(@succeeded)",
 		quote(h.Date), quote(h.Phase), quote(h.Processor), quote(h.Table), quote(h.Status)),
 		bigquery.QueryParameter{Name: "from", Value: civil.DateOf(from.Time())}, bigquery.QueryParameter{Name: "to", Value: civil.DateOf(to.Time())},
-		bigquery.QueryParameter{Name: "succeeded", Value: h.Succeeded})
+		bigquery.QueryParameter{Name: "succeeded", Value: slices.Concat(h.Succeeded, h.Partial)})
 	if err != nil {
 		return err
 	}
@@ -38,7 +39,7 @@ func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to
 		if err != nil {
 			return fault.New(fault.Invalid, "reading the history %s: %w", h.Table, err)
 		}
-		f(warehouse.Run{Date: d, Phase: text(row[1]), Processor: text(row[2])})
+		f(warehouse.Run{Date: d, Phase: text(row[1]), Processor: text(row[2]), Partial: slices.Contains(h.Partial, text(row[3]))})
 		return nil
 	})
 }

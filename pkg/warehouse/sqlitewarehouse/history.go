@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,26 +20,28 @@ func (w *Warehouse) Done(ctx context.Context, h backfill.HistorySource, from, to
 		return err
 	}
 	args := []any{from.String(), to.String()}
-	for _, s := range h.Succeeded {
+	words := slices.Concat(h.Succeeded, h.Partial)
+	for _, s := range words {
 		args = append(args, s)
 	}
-	query := fmt.Sprintf("SELECT DISTINCT %s, %s, %s FROM %s WHERE %s BETWEEN ? AND ? AND %s IN (%s)",
-		quote(h.Date), quote(h.Phase), quote(h.Processor), quote(h.Table), quote(h.Date), quote(h.Status),
-		strings.TrimSuffix(strings.Repeat("?,", len(h.Succeeded)), ","))
+	query := fmt.Sprintf("SELECT DISTINCT %[1]s, %[2]s, %[3]s, %[5]s FROM %[4]s WHERE %[1]s BETWEEN ? AND ? AND %[5]s IN (%[6]s)",
+		quote(h.Date), quote(h.Phase), quote(h.Processor), quote(h.Table), quote(h.Status),
+		strings.TrimSuffix(strings.Repeat("?,", len(words)), ","))
 	rows, err := w.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("reading the history %s: %w", h.Table, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var day string
+		var day, status string
 		var r warehouse.Run
-		if err := rows.Scan(&day, &r.Phase, &r.Processor); err != nil {
+		if err := rows.Scan(&day, &r.Phase, &r.Processor, &status); err != nil {
 			return fmt.Errorf("reading the history %s: %w", h.Table, err)
 		}
 		if r.Date, err = backfill.ParseDate(day); err != nil {
 			return fault.New(fault.Invalid, "reading the history %s: %w", h.Table, err)
 		}
+		r.Partial = slices.Contains(h.Partial, status)
 		f(r)
 	}
 	return rows.Err()

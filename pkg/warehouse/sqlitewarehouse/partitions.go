@@ -56,7 +56,8 @@ func (w *Warehouse) Size(ctx context.Context, s backfill.Slice) (rows, bytes int
 
 // Snapshot implements warehouse.Warehouse.
 func (w *Warehouse) Snapshot(ctx context.Context, table, snapshot string, expires time.Time) error {
-	if err := w.check(ctx, table); err != nil {
+	columns, err := w.list(ctx, table)
+	if err != nil {
 		return err
 	}
 	if err := warehouse.CheckTable(snapshot); err != nil {
@@ -66,7 +67,7 @@ func (w *Warehouse) Snapshot(ctx context.Context, table, snapshot string, expire
 		return err
 	}
 	return w.db.Write(ctx, func(tx *sqlitedb.Tx) error {
-		_, err := tx.Exec("CREATE TABLE IF NOT EXISTS " + quote(snapshot) + " AS SELECT * FROM " + quote(table))
+		_, err := tx.Exec("CREATE TABLE IF NOT EXISTS " + quote(snapshot) + " AS SELECT " + columns + " FROM " + quote(table))
 		if err == nil {
 			_, err = tx.Exec("INSERT INTO sluice_snapshots(name, expires) VALUES(?,?) ON CONFLICT DO NOTHING", snapshot, expires.UnixNano())
 		}
@@ -141,6 +142,10 @@ func (w *Warehouse) Restore(ctx context.Context, s backfill.Slice, snapshot stri
 	if _, err := w.Columns(ctx, snapshot); err != nil {
 		return 0, fault.New(fault.KindOf(err), "the snapshot is gone: %w", err)
 	}
+	columns, err := w.list(ctx, s.Table)
+	if err != nil {
+		return 0, err
+	}
 	cond, args, err := where(s)
 	if err != nil {
 		return 0, err
@@ -150,7 +155,7 @@ func (w *Warehouse) Restore(ctx context.Context, s backfill.Slice, snapshot stri
 		if _, err := remove(tx, s); err != nil {
 			return err
 		}
-		res, err := tx.Exec("INSERT INTO "+quote(s.Table)+" SELECT * FROM "+quote(snapshot)+" WHERE "+cond, args...)
+		res, err := tx.Exec("INSERT INTO "+quote(s.Table)+"("+columns+") SELECT "+columns+" FROM "+quote(snapshot)+" WHERE "+cond, args...)
 		if err != nil {
 			return fmt.Errorf("putting rows of %s back: %w", s.Table, err)
 		}
@@ -158,4 +163,13 @@ func (w *Warehouse) Restore(ctx context.Context, s backfill.Slice, snapshot stri
 		return err
 	})
 	return n, err
+}
+
+// list is the columns of a table as SQL.
+func (w *Warehouse) list(ctx context.Context, table string) (string, error) {
+	columns, err := w.Columns(ctx, table)
+	for i, c := range columns {
+		columns[i] = quote(c)
+	}
+	return strings.Join(columns, ", "), err
 }

@@ -169,7 +169,7 @@ func rows(t *testing.T, w warehouse.Warehouse, s backfill.Slice) int64 {
 	return n
 }
 
-func slices_(t *testing.T, w warehouse.Warehouse, f Tables) {
+func cut(t *testing.T, w warehouse.Warehouse, f Tables) {
 	games(t, f, 4)
 	s := slice(t, f)
 	all := s

@@ -60,7 +60,7 @@ func Run(t *testing.T, open func(*testing.T) (warehouse.Warehouse, Tables)) {
 		"a query over dates":                          selects,
 		"a query that cannot be run":                  badQuery,
 		"every kind of check":                         checks,
-		"slices are counted and deleted":              slices_,
+		"slices are counted and deleted":              cut,
 		"a snapshot puts back what was deleted":       snapshot,
 		"a snapshot that is gone":                     noSnapshot,
 		"bytes billed for a backfill":                 billed,

@@ -49,7 +49,7 @@ func (d *Dispatcher) learnOutcomes(ctx context.Context, dr *drive) error {
 }
 
 // adopting is the span of the dates on which a phase that is adopted has runs that are not over.
-func (dr *drive) adopting() (from, to backfill.Date, any bool) {
+func (dr *drive) adopting() (from, to backfill.Date, waiting bool) {
 	dr.mu.Lock()
 	defer dr.mu.Unlock()
 	for c, state := range dr.progress.cells {
@@ -57,12 +57,12 @@ func (dr *drive) adopting() (from, to backfill.Date, any bool) {
 		if !ok || !ph.Adopt || state.tally.InFlight == 0 {
 			continue
 		}
-		if !any || c.Date < from {
+		if !waiting || c.Date < from {
 			from = c.Date
 		}
-		to, any = max(to, c.Date), true
+		to, waiting = max(to, c.Date), true
 	}
-	return from, to, any
+	return from, to, waiting
 }
 
 // adoptRun reports a run of the history, if it is the attempt that is in flight: it must have ended after that began.

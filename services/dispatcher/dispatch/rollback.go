@@ -57,14 +57,14 @@ func (d *Dispatcher) rollback(ctx context.Context, b *backfill.Backfill, m *pb.B
 	if err := save(r); err != nil {
 		return d.unlessRefused(ctx, b, err)
 	}
-	err = rollback.Run(ctx, w, r, d.Now, save, func(t *backfill.RollbackTable) error {
+	err = rollback.Steps{Warehouse: w, Now: d.Now, Save: save, Done: func(t *backfill.RollbackTable) error {
 		d.Log.InfoContext(ctx, "rollback", "backfill_id", b.ID, "table", t.Table, "state", string(t.State), "rows", t.Deleted)
 		d.say(b, &pb.BackfillEvent{
-			Kind: "rollback_" + string(t.State), Phase: t.Phase, Message: t.Table + ", snapshot " + t.Snapshot, Records: t.Deleted, BytesBilled: 0,
+			Kind: "rollback_" + string(t.State), Phase: t.Phase, Message: t.Table + ", snapshot " + t.Snapshot, Records: t.Deleted,
 			RequestedBy: r.By, Data: t.Table,
 		}, r.ID, t.Table)
 		return nil
-	})
+	}}.Run(ctx, r)
 	if fault.Is(err, fault.NotFound) {
 		if err := d.Store.Unclaim(ctx, p.Name, b.ID); err != nil {
 			return err

@@ -149,7 +149,7 @@ func (d *Dispatcher) pressure(ctx context.Context) {
 			}
 			queue = &q
 		}
-		reason := ""
+		var reason string
 		switch {
 		case limit.PendingJobs > 0 && queue.Pending > limit.PendingJobs:
 			reason = fmt.Sprintf("%d BigQuery jobs wait for slots, more than %d", queue.Pending, limit.PendingJobs)
