@@ -21,6 +21,7 @@ import (
 
 	"sluice.dev/pkg/bus"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/telemetry"
 )
 
 // Config is the part of the configuration that all services share, from variables with the prefix SLUICE_.
@@ -110,7 +111,7 @@ func level(s string) (slog.Level, error) {
 }
 
 // Main runs a service: run gets a context that ends with SIGINT or SIGTERM. It returns the exit code.
-func Main(name string, run func(context.Context, Config, *slog.Logger) error) int {
+func Main(name string, run func(context.Context, Config, *slog.Logger, *telemetry.Telemetry) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	c, err := Load()
@@ -121,8 +122,15 @@ func Main(name string, run func(context.Context, Config, *slog.Logger) error) in
 		return 1
 	}
 	l, _ := level(c.LogLevel)
-	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})).With("service", name)
-	if err := run(ctx, c, log); err != nil && !errors.Is(err, context.Canceled) {
+	log := telemetry.Logger(os.Stderr, l, c.ProjectID).With("service", name)
+	t, err := telemetry.Start(ctx, name, false)
+	if err == nil {
+		err = run(ctx, c, log, t)
+		if stop := t.Stop(ctx); stop != nil {
+			log.WarnContext(ctx, "the last of the telemetry was not sent", "error", stop)
+		}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
 		for _, f := range fault.Faults(err) {
 			_, _ = fmt.Fprintf(os.Stderr, "%s: %s\n", name, f)
 		}
@@ -148,7 +156,7 @@ func Consumers(consumer string, handlers map[string]bus.Handler) []Consumer {
 
 // Run serves health on the configured address, receives, and runs the service's own loop, if it has one, until ctx ends or
 // one of them fails.
-func Run(ctx context.Context, c Config, sub bus.Subscriber, consumers []Consumer, loop func(context.Context) error, h http.Handler) error {
+func Run(ctx context.Context, c Config, t *telemetry.Telemetry, sub bus.Subscriber, consumers []Consumer, loop func(context.Context) error, h http.Handler) error {
 	g, ctx := errgroup.WithContext(ctx)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
@@ -157,7 +165,7 @@ func Run(ctx context.Context, c Config, sub bus.Subscriber, consumers []Consumer
 	}
 	g.Go(func() error { return HTTP(ctx, net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), mux) })
 	for _, x := range consumers {
-		g.Go(func() error { return sub.Receive(ctx, x.Subscription, x.Handle) })
+		g.Go(func() error { return sub.Receive(ctx, x.Subscription, t.Handler(x.Consumer, x.Topic, x.Handle)) })
 	}
 	if loop != nil {
 		g.Go(func() error { return loop(ctx) })

@@ -12,13 +12,14 @@ import (
 	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/serve"
+	"sluice.dev/pkg/telemetry"
 	"sluice.dev/services/console/api"
 )
 
 func main() { os.Exit(serve.Main("console", run)) }
 
 // run puts the service together from the drivers that the configuration names.
-func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
+func run(ctx context.Context, c serve.Config, log *slog.Logger, t *telemetry.Telemetry) error {
 	pipelines, err := gcp.Pipelines(ctx, c.Pipelines)
 	if err != nil {
 		return err
@@ -34,5 +35,5 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		Topics: drivers.Bus.Checker([]string{event.TopicRequests, event.TopicControls}),
 	}
 	server := api.New(drivers.State, drivers.Bus, before, log, time.Now)
-	return serve.Run(ctx, c, drivers.Bus, nil, nil, server.Handler())
+	return serve.Run(ctx, c, t, drivers.Bus, nil, nil, server.Handler())
 }

@@ -14,13 +14,14 @@ import (
 	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/serve"
+	"sluice.dev/pkg/telemetry"
 	"sluice.dev/services/dispatcher/dispatch"
 )
 
 func main() { os.Exit(serve.Main("dispatcher", run)) }
 
 // run puts the service together from the drivers that the configuration names.
-func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
+func run(ctx context.Context, c serve.Config, log *slog.Logger, t *telemetry.Telemetry) error {
 	pipelines, err := gcp.Pipelines(ctx, c.Pipelines)
 	if err != nil {
 		return err
@@ -37,11 +38,11 @@ func run(ctx context.Context, c serve.Config, log *slog.Logger) error {
 		Topics: drivers.Bus.Checker([]string{event.TopicCompletions, event.TopicPhaseCompletions, event.TopicEvents}, receivers()...),
 	}
 	d := dispatch.New(dispatch.Options{
-		Store: drivers.State, Bus: drivers.Bus, Before: before, Keep: c.Keep, Watch: c.Watch,
+		Store: drivers.State, Bus: t.Publisher(drivers.Bus), Telemetry: t, Before: before, Keep: c.Keep, Watch: c.Watch,
 		Caller: dispatch.NewCaller(tokens), Log: log, Now: time.Now, Holder: fmt.Sprintf("%s-%d-%d", host, os.Getpid(), time.Now().UnixNano()),
 		LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: 4 * time.Second, Gather: time.Second,
 	})
-	return serve.Run(ctx, c, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
+	return serve.Run(ctx, c, t, drivers.Bus, serve.Consumers(dispatch.Name, d.Handlers()), d.Run, nil)
 }
 
 // receivers are the subscriptions that must be there.

@@ -17,6 +17,7 @@ import (
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/report"
 	"sluice.dev/pkg/state"
+	"sluice.dev/pkg/telemetry"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -25,21 +26,22 @@ const Name = "completion-tracker"
 
 // Tracker handles completions. It holds no state of its own; what it remembers only saves reads and writes.
 type Tracker struct {
-	store  state.Store
-	scopes *state.Scopes
-	recent *state.Recent
-	owners owners
-	pub    bus.Publisher
-	log    *slog.Logger
-	now    func() time.Time
+	store   state.Store
+	scopes  *state.Scopes
+	recent  *state.Recent
+	owners  owners
+	pub     bus.Publisher
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+	now     func() time.Time
 	// Adapters reads another system's messages by topic.
 	adapters map[string]Adapter
 }
 
 // New makes a tracker. The pipelines say which topics are read through adapters.
-func New(store state.Store, pub bus.Publisher, pipelines map[string]*backfill.Pipeline, log *slog.Logger, now func() time.Time) *Tracker {
+func New(store state.Store, pub bus.Publisher, pipelines map[string]*backfill.Pipeline, metrics *telemetry.Metrics, log *slog.Logger, now func() time.Time) *Tracker {
 	return &Tracker{
-		store: store, scopes: state.NewScopes(store, 10*time.Second), recent: state.NewRecent(), pub: pub, log: log, now: now,
+		store: store, scopes: state.NewScopes(store, 10*time.Second), recent: state.NewRecent(), pub: pub, metrics: metrics, log: log, now: now,
 		adapters: Adapters(pipelines),
 	}
 }
@@ -246,6 +248,7 @@ func (t *Tracker) fact(e *event.Event, m *pb.ProcessorCompleted, at target, atte
 // tell publishes what follows from the record as it now stands. All of it is derived again when the
 // completion is delivered again, and has the same ids then.
 func (t *Tracker) tell(ctx context.Context, at target, rec backfill.Record, fact backfill.Fact) error {
+	t.metrics.Count(ctx, telemetry.Completions, 1, "pipeline", at.scope.Pipeline.Name, "phase", at.phase.ID, "status", string(fact.Kind))
 	tally := at.scope.Tally(&rec, at.phase)
 	typ := event.TypeProgressed
 	if tally.Complete() {
@@ -308,6 +311,7 @@ func (t *Tracker) journal(at target, run backfill.Run, tally backfill.Tally, fac
 	}
 	out := []*event.Event{first}
 	if run.State == backfill.RunExhausted {
+		t.metrics.Count(context.Background(), telemetry.Exhausted, 1, "pipeline", at.scope.Pipeline.Name, "phase", at.phase.ID, "processor", at.proc.Name)
 		t.log.Error("processor exhausted", "backfill_id", at.scope.ID, "date", at.date.String(), "phase", at.phase.ID,
 			"processor", at.proc.Name, "attempt", fact.Attempt, "error", run.LastError)
 		out = append(out, line("exhausted", run.LastError))
@@ -323,6 +327,7 @@ func (t *Tracker) journal(at target, run backfill.Run, tally backfill.Tally, fac
 
 // unmatched journals a completion that belongs to nothing. It never changes a gate.
 func (t *Tracker) unmatched(ctx context.Context, e *event.Event, m *pb.ProcessorCompleted, why error) error {
+	t.metrics.Count(ctx, telemetry.Unmatched, 1, "pipeline", m.GetPipeline())
 	t.log.WarnContext(ctx, "completion matches nothing", "backfill_id", m.GetBackfillId(), "pipeline", m.GetPipeline(),
 		"date", m.GetDate(), "phase", m.GetPhase(), "processor", m.GetProcessor(), "why", why.Error())
 	return t.pub.Publish(ctx, event.TopicEvents, event.Journal(Name, t.now(), &pb.BackfillEvent{

@@ -89,7 +89,7 @@ func setup(t *testing.T) (state.Store, *recorder, *tracker.Tracker) {
 		t.Fatal(err)
 	}
 	pub := &recorder{}
-	return s, pub, tracker.New(s, pub, nil, slog.New(slog.DiscardHandler), func() time.Time { return now })
+	return s, pub, tracker.New(s, pub, nil, nil, slog.New(slog.DiscardHandler), func() time.Time { return now })
 }
 
 func report(t *testing.T, tr *tracker.Tracker, m *pb.ProcessorCompleted) error {

@@ -15,6 +15,7 @@ import (
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/pipeline"
+	"sluice.dev/pkg/telemetry"
 )
 
 // Caller calls processors over HTTP.
@@ -110,7 +111,11 @@ func (c *Caller) Call(ctx context.Context, s *backfill.Scope, reason, season str
 	key := fmt.Sprintf("%s/%s/%s/%s/%d", s.ID, j.Date, j.Phase, name, j.Attempts[0])
 	req.Header.Set("Idempotency-Key", key)
 	req.Header.Set("X-Sluice-Backfill", s.ID)
-	req.Header.Set("Traceparent", event.Traceparent(s.ID, j.Date.String(), key))
+	traceparent := telemetry.Traceparent(ctx)
+	if traceparent == "" {
+		traceparent = event.Traceparent(s.ID, j.Date.String(), key)
+	}
+	req.Header.Set("Traceparent", traceparent)
 	if h.Auth == "oidc" && c.token != nil {
 		token, err := c.token(callCtx, h.URL)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/telemetry"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -151,9 +152,13 @@ func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
 		}
 	}()
 	started := d.Now()
-	ans := d.Caller.Call(dr.ctx, dr.scope, dr.request.Reason, season, j)
+	ctx, ended := d.span(dr.ctx, dr.scope, j)
+	ans := d.Caller.Call(ctx, dr.scope, dr.request.Reason, season, j)
+	ended(ans)
 	dr.called(ans)
 	now := d.Now()
+	d.Telemetry.Metrics.Count(ctx, telemetry.Calls, 1, "pipeline", dr.scope.Pipeline.Name, "phase", j.Phase, "answer", ans.kind.String())
+	d.Telemetry.Metrics.Took(ctx, telemetry.CallDuration, now.Sub(started), "pipeline", dr.scope.Pipeline.Name, "phase", j.Phase)
 	switch ans.kind {
 	case throttled:
 		d.throttled(dr, j, ans, now)

@@ -112,6 +112,9 @@ func (d *Dispatcher) limit(ctx context.Context, dr *drive, b *backfill.Backfill,
 	if err != nil {
 		return err
 	}
+	dr.mu.Lock()
+	dr.budget = changed.Budget.USD
+	dr.mu.Unlock()
 	d.mu.Lock()
 	d.sched.Limit(b.ID, dr.scope.Pipeline, changed.Limits)
 	d.mu.Unlock()

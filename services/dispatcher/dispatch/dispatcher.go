@@ -16,6 +16,7 @@ import (
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/state"
+	"sluice.dev/pkg/telemetry"
 )
 
 // Name is the consumer's name in subscriptions and the source of its events.
@@ -29,6 +30,8 @@ type Options struct {
 	Caller *Caller
 	Log    *slog.Logger
 	Now    func() time.Time
+	// Telemetry is nil where nobody wants it.
+	Telemetry *telemetry.Telemetry
 	// Holder names this instance in leases. Two instances that run at once must differ.
 	Holder   string
 	LeaseTTL time.Duration
@@ -55,17 +58,21 @@ type Dispatcher struct {
 	recent  *state.Recent
 	journal journal
 
-	mu     sync.Mutex
-	sched  *backfill.Scheduler
-	driven map[string]*drive
-	begins map[string]bool // backfills that are being taken over
-	closed bool
+	mu      sync.Mutex
+	sched   *backfill.Scheduler
+	driven  map[string]*drive
+	begins  map[string]bool // backfills that are being taken over
+	unowned int             // running backfills that nobody drove when they were last looked at
+	closed  bool
 }
 
 // New makes a dispatcher; Run makes it work.
 func New(o Options) *Dispatcher {
 	if o.Backlog == 0 {
 		o.Backlog = 256
+	}
+	if o.Telemetry == nil {
+		o.Telemetry = telemetry.Off()
 	}
 	if o.Watch == 0 {
 		o.Watch = time.Minute
@@ -94,13 +101,18 @@ func (d *Dispatcher) Handlers() map[string]bus.Handler {
 // Run takes over the backfills that nobody drives, admits and calls until ctx ends, then lets calls in
 // flight end within the grace and gives its leases up.
 func (d *Dispatcher) Run(ctx context.Context) error {
+	stop, err := d.Telemetry.Metrics.Observe(d.gauges)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { d.admitLoop(gctx); return nil })
 	g.Go(func() error { d.tickLoop(gctx); return nil })
 	g.Go(func() error { d.renewLoop(gctx); return nil })
 	g.Go(func() error { d.watchLoop(gctx); return nil })
 	g.Go(func() error { d.journal.run(gctx); return nil })
-	err := g.Wait()
+	err = g.Wait()
 	d.shutdown(context.WithoutCancel(ctx))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
+	"sluice.dev/pkg/telemetry"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -29,6 +30,8 @@ type drive struct {
 	calling  map[backfill.RunKey]bool // calls that have not been answered
 	progress progress
 	nextLook time.Time // when settle may look again
+	heard    time.Time // when the last completion was heard of
+	budget   float64
 	patience time.Duration
 }
 
@@ -83,7 +86,16 @@ func (d *Dispatcher) adopt(ctx context.Context) {
 		}
 		return
 	}
+	unowned := 0
+	defer func() {
+		d.mu.Lock()
+		d.unowned = unowned
+		d.mu.Unlock()
+	}()
 	for _, b := range all {
+		if running(b.State) && !b.Lease.Expires.After(d.Now()) && d.drive(b.ID) == nil {
+			unowned++
+		}
 		switch b.State {
 		case backfill.StateActive, backfill.StatePausing, backfill.StatePaused, backfill.StateCancelling:
 			if !d.leads(all, b.Request.Pipeline) {
@@ -101,6 +113,9 @@ func (d *Dispatcher) adopt(ctx context.Context) {
 	}
 }
 
+// running says whether somebody should drive a backfill that is in a state.
+func running(s backfill.State) bool { return !s.Ended() && s != backfill.StatePlanning }
+
 // renew prolongs the lease of a backfill that is driven. When it is lost, or had lapsed, driving ends; adopt begins
 // again where that is ours to do.
 func (d *Dispatcher) renew(ctx context.Context, dr *drive) {
@@ -113,6 +128,7 @@ func (d *Dispatcher) renew(ctx context.Context, dr *drive) {
 		dr.expires = lease.Expires
 		dr.mu.Unlock()
 	case err == nil || fault.Is(err, fault.Conflict):
+		d.Telemetry.Metrics.Count(ctx, telemetry.LeasesLost, 1)
 		d.Log.WarnContext(ctx, "the lease was lost", "backfill_id", dr.scope.ID, "epoch", dr.epoch)
 		d.drop(dr)
 	case ctx.Err() == nil:
@@ -188,7 +204,7 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 	scope := backfill.NewScope(b, p)
 	dr := &drive{
 		scope: scope, request: b.Request, planned: b.Planned, created: b.CreatedAt, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
-		calling: map[backfill.RunKey]bool{}, progress: newProgress(scope, b.Progress), flushed: d.Now(),
+		calling: map[backfill.RunKey]bool{}, progress: newProgress(scope, b.Progress), flushed: d.Now(), heard: d.Now(), budget: b.Budget.USD,
 	}
 	dr.ctx, dr.cancel = context.WithCancel(context.Background())
 	d.mu.Lock()

@@ -278,6 +278,7 @@ func (d *Dispatcher) onProgress(ctx context.Context, e *event.Event) error {
 		InFlight: int(t.GetInFlight()), Retrying: int(t.GetRetrying()), Exhausted: int(t.GetExhausted()), Pending: int(t.GetPending()),
 	})
 	dr.progress.hit(m.GetPhase(), now)
+	dr.heard = now
 	dr.progress.busy += m.GetDurationSeconds()
 	dr.progress.bytes += m.GetBytesBilled()
 	if bad {

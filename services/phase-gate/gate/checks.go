@@ -7,6 +7,7 @@ import (
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/event"
+	"sluice.dev/pkg/telemetry"
 	"sluice.dev/pkg/verify"
 	"sluice.dev/pkg/warehouse"
 	pb "sluice.dev/proto/gen/sluice/v1"
@@ -124,6 +125,7 @@ func (l *look) check(ctx context.Context, rec *backfill.Record, phase string) er
 		kind := backfill.CheckPassed
 		if bad {
 			kind = backfill.CheckFailed
+			l.g.metrics.Count(ctx, telemetry.CheckFailures, 1, "pipeline", l.scope.Pipeline.Name, "check", c.Name)
 			l.g.log.WarnContext(ctx, "check failed", "backfill_id", l.scope.ID, "date", rec.Date.String(), "phase", phase, "check", c.Name, "detail", why)
 		}
 		facts = append(facts, backfill.Fact{
@@ -138,7 +140,11 @@ func (l *look) check(ctx context.Context, rec *backfill.Record, phase string) er
 	if len(facts) == 0 {
 		return nil
 	}
-	merged, err := l.g.store.Merge(ctx, l.scope.ID, rec.Date, now, facts...) // the dispatcher looks at the date again
+	wake := time.Time{}
+	if len(failed) > 0 {
+		wake = now // the dispatcher looks at the date again
+	}
+	merged, err := l.g.store.Merge(ctx, l.scope.ID, rec.Date, wake, facts...)
 	if err != nil {
 		return err
 	}

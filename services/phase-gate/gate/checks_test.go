@@ -71,7 +71,7 @@ func checked(t *testing.T, n int) (*world, *data) {
 		t.Fatal(err)
 	}
 	d := &data{}
-	w.gate = gate.New(w.store, w, gate.Checks{Source: d}, slog.New(slog.DiscardHandler), func() time.Time { return now })
+	w.gate = gate.New(w.store, w, gate.Checks{Source: d}, nil, slog.New(slog.DiscardHandler), func() time.Time { return now })
 	return w, d
 }
 
@@ -136,6 +136,7 @@ func TestDatesThatWaitShareAQuery(t *testing.T) {
 	t.Parallel()
 	const n = 20
 	w, d := checked(t, n)
+	w.gate = gate.New(w.store, w, gate.Checks{Source: d, Gather: 100 * time.Millisecond}, nil, slog.New(slog.DiscardHandler), func() time.Time { return now })
 	d.waiting = make(chan struct{})
 	for i := range n {
 		w.done(i, "one", "a", "b")

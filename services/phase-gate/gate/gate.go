@@ -14,6 +14,7 @@ import (
 	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/state"
+	"sluice.dev/pkg/telemetry"
 	pb "sluice.dev/proto/gen/sluice/v1"
 )
 
@@ -22,22 +23,23 @@ const Name = "phase-gate"
 
 // Gate handles news about phases. What it remembers only saves reads: none of it ever becomes untrue.
 type Gate struct {
-	store  state.Store
-	scopes *state.Scopes
-	pub    bus.Publisher
-	checks *checker
-	log    *slog.Logger
-	now    func() time.Time
+	store   state.Store
+	scopes  *state.Scopes
+	pub     bus.Publisher
+	checks  *checker
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+	now     func() time.Time
 
 	mu     sync.Mutex
 	memory map[string]*memory // by backfill
 }
 
 // New makes a gate.
-func New(store state.Store, pub bus.Publisher, checks Checks, log *slog.Logger, now func() time.Time) *Gate {
+func New(store state.Store, pub bus.Publisher, checks Checks, metrics *telemetry.Metrics, log *slog.Logger, now func() time.Time) *Gate {
 	return &Gate{
 		store: store, scopes: state.NewScopes(store, 10*time.Second), pub: pub, log: log, now: now, memory: map[string]*memory{},
-		checks: &checker{Checks: checks, batches: map[batchKey]*batch{}, running: map[batchKey]*sync.Mutex{}},
+		metrics: metrics, checks: &checker{Checks: checks, batches: map[batchKey]*batch{}, running: map[batchKey]*sync.Mutex{}},
 	}
 }
 
@@ -66,6 +68,9 @@ func (g *Gate) Handle(ctx context.Context, e *event.Event) error {
 		return nil // completions that were recorded together each tell of it
 	}
 	look := &look{g: g, scope: scope, memory: g.remember(scope.Key), fresh: map[backfill.Cell]bool{}}
+	if e.Type == event.TypePhaseDone {
+		look.news = e.Time
+	}
 	rec, err := look.read(ctx, date)
 	if err != nil {
 		return unlessGone(err)
@@ -196,6 +201,9 @@ func (l *look) trigger(ctx context.Context, rec *backfill.Record, ph *backfill.P
 			return err
 		}
 		l.memory.tell(cell, names)
+		if !l.news.IsZero() {
+			l.g.metrics.Took(ctx, telemetry.GateLatency, max(0, now.Sub(l.news)), "pipeline", l.scope.Pipeline.Name, "phase", ph.ID)
+		}
 	}
 	if len(marks) == 0 {
 		return nil

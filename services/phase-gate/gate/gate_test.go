@@ -94,7 +94,7 @@ func newWorld(t *testing.T, n int, order backfill.Order) *world {
 
 // forget makes a new gate, as after a restart.
 func (w *world) forget() {
-	w.gate = gate.New(w.store, w, gate.Checks{}, slog.New(slog.DiscardHandler), func() time.Time { return now })
+	w.gate = gate.New(w.store, w, gate.Checks{}, nil, slog.New(slog.DiscardHandler), func() time.Time { return now })
 }
 
 // news tells the gate of a date, and returns what it triggered.

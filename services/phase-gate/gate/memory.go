@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"sync"
+	"time"
 
 	"sluice.dev/pkg/backfill"
 )
@@ -113,6 +114,7 @@ type look struct {
 	scope  *backfill.Scope
 	memory *memory
 	fresh  map[backfill.Cell]bool // read during this look, complete or not
+	news   time.Time              // when the phase was completed whose completion is looked at; zero otherwise
 }
 
 var _ backfill.Known = (*look)(nil)

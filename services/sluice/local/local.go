@@ -24,6 +24,7 @@ import (
 	"sluice.dev/pkg/planner"
 	"sluice.dev/pkg/preflight"
 	"sluice.dev/pkg/state/sqlitestate"
+	"sluice.dev/pkg/telemetry"
 	"sluice.dev/pkg/warehouse/sqlitewarehouse"
 	pb "sluice.dev/proto/gen/sluice/v1"
 	"sluice.dev/services/completion-tracker/tracker"
@@ -63,6 +64,7 @@ type Local struct {
 	tracker   *tracker.Tracker
 	gate      *gate.Gate
 	api       *api.Server
+	telemetry *telemetry.Telemetry
 }
 
 // Open locks the data directory, opens what is in it, and puts the parts together.
@@ -94,6 +96,9 @@ func Open(ctx context.Context, o Options) (*Local, error) {
 }
 
 func (l *Local) open(ctx context.Context) (err error) {
+	if l.telemetry, err = telemetry.Start(ctx, "sluice-local", true); err != nil {
+		return err
+	}
 	file := func(name string) string { return filepath.Join(l.opts.DataDir, name) }
 	if l.state, err = sqlitestate.Open(ctx, file("state.db")); err != nil {
 		return err
@@ -124,15 +129,15 @@ func (l *Local) open(ctx context.Context) (err error) {
 		return err
 	}
 	log := l.opts.Log
-	l.tracker = tracker.New(l.state, l.bus, pipelines, log, time.Now)
-	l.gate = gate.New(l.state, l.bus, gate.Checks{Source: l.warehouse, MissingOK: true, Gather: 20 * time.Millisecond}, log, time.Now)
+	l.tracker = tracker.New(l.state, l.bus, pipelines, l.telemetry.Metrics, log, time.Now)
+	l.gate = gate.New(l.state, l.bus, gate.Checks{Source: l.warehouse, MissingOK: true, Gather: 20 * time.Millisecond}, l.telemetry.Metrics, log, time.Now)
 	plans := &planner.Planner{Pipelines: pipelines, Warehouse: l.warehouse, Latency: latency}
 	before := preflight.Preflight{Planner: plans, Probe: preflight.Prober(nil, 200*time.Millisecond), Embedded: true}
 	asked := before
 	asked.Owners = l.state
 	l.api = api.New(l.state, l.bus, &asked, log, time.Now)
 	l.dispatch = dispatch.New(dispatch.Options{
-		Store: l.state, Bus: l.bus, Before: &before, Keep: l.opts.Keep, Watch: l.opts.Watch,
+		Store: l.state, Bus: l.bus, Telemetry: l.telemetry, Before: &before, Keep: l.opts.Keep, Watch: l.opts.Watch,
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "local", LeaseTTL: 30 * time.Second,
 		Tick: l.opts.Tick, Grace: l.opts.Grace, Gather: 100 * time.Millisecond,
 	})
@@ -161,7 +166,7 @@ func (l *Local) Serve(ctx context.Context, listener net.Listener) error {
 	var g errgroup.Group
 	receive := func(consumer, topic string, workers int, h bus.Handler) {
 		sub := bus.Subscription{Consumer: consumer, Topic: topic, MaxInFlight: workers}
-		g.Go(func() error { return l.bus.Receive(consumers, sub, h) })
+		g.Go(func() error { return l.bus.Receive(consumers, sub, l.telemetry.Handler(consumer, topic, h)) })
 	}
 	for topic, h := range l.dispatch.Handlers() {
 		workers := 0
@@ -176,7 +181,10 @@ func (l *Local) Serve(ctx context.Context, listener net.Listener) error {
 	receive(gate.Name, event.TopicPhaseCompletions, 128, l.gate.Handle)
 	receive(journal, event.TopicEvents, 0, l.keep)
 
-	server := &http.Server{Handler: l.api.Handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return consumers }}
+	mux := http.NewServeMux()
+	mux.Handle("/", l.api.Handler())
+	mux.Handle("GET /metrics", l.telemetry.Scrape)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return consumers }}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	err := l.dispatch.Run(ctx)
@@ -207,6 +215,9 @@ func (l *Local) settle(ctx context.Context) {
 // Close closes the files and frees the data directory.
 func (l *Local) Close() error {
 	var errs []error
+	if l.telemetry != nil {
+		errs = append(errs, l.telemetry.Stop(context.Background()))
+	}
 	if l.log != nil {
 		errs = append(errs, l.log.Close())
 	}

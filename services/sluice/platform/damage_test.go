@@ -14,7 +14,7 @@ import (
 	"sluice.dev/services/sluice/platform"
 )
 
-// TestEachCheckCatchesItsOwnDamage runs the NBA pipeline's checks over a whole season: on good data none fires, and each
+// TestEachCheckCatchesItsOwnDamage runs the NBA pipeline's checks over the first 40 dates of a season, with those of the season before: on good data none fires, and each
 // damage is caught by the check that is meant for it.
 func TestEachCheckCatchesItsOwnDamage(t *testing.T) {
 	t.Parallel()
@@ -32,7 +32,9 @@ func TestEachCheckCatchesItsOwnDamage(t *testing.T) {
 	}
 	seasons := map[string][]backfill.Partition{}
 	for _, part := range cal.All() {
-		seasons[part.Season] = append(seasons[part.Season], part)
+		if len(seasons[part.Season]) < 40 { // what the seasons have in common: the rest is the same again
+			seasons[part.Season] = append(seasons[part.Season], part)
+		}
 	}
 	for damage, want := range map[platform.Damage][]string{
 		platform.NoDamage: nil, platform.HalfPlayers: {"players_survive", "players_in_analytics"}, platform.HugePoints: {"points_sane", "like_last_year"},

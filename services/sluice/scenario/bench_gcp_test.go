@@ -72,8 +72,8 @@ func newTrio(b *testing.B, p *backfill.Pipeline) *trio {
 		Store: t.drivers[0].State, Bus: t.drivers[0].Bus, Before: &preflight.Preflight{Planner: &planner.Planner{Pipelines: pipelines, Warehouse: t.drivers[0].Warehouse}},
 		Caller: dispatch.NewCaller(nil), Log: log, Now: time.Now, Holder: "bench", LeaseTTL: 10 * time.Second, Tick: 500 * time.Millisecond, Grace: time.Second,
 	})
-	tr := tracker.New(t.drivers[1].State, t.drivers[1].Bus, pipelines, log, time.Now)
-	g := gate.New(t.drivers[2].State, t.drivers[2].Bus, gate.Checks{Source: t.drivers[2].Warehouse}, log, time.Now)
+	tr := tracker.New(t.drivers[1].State, t.drivers[1].Bus, pipelines, nil, log, time.Now)
+	g := gate.New(t.drivers[2].State, t.drivers[2].Bus, gate.Checks{Source: t.drivers[2].Warehouse}, nil, log, time.Now)
 	receive := func(i int, consumer, topic string, h bus.Handler) {
 		t.done.Go(func() {
 			if err := t.drivers[i].Bus.Receive(ctx, bus.Subscription{Consumer: consumer, Topic: topic}, h); err != nil {
@@ -262,7 +262,7 @@ func throughTrackers(b *testing.B, dates int) func(backfill.Date, int) error {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { _ = s.Close() })
-		trackers = append(trackers, tracker.New(s, messages, nil, log, time.Now))
+		trackers = append(trackers, tracker.New(s, messages, nil, nil, log, time.Now))
 		if i > 0 {
 			continue
 		}
