@@ -14,3 +14,5 @@ install buf github.com/bufbuild/buf/cmd/buf v1.75.0
 install protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go v1.36.12
 install protoc-gen-connect-go connectrpc.com/connect/cmd/protoc-gen-connect-go v1.21.1
 install golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0
+install ko github.com/google/ko v0.18.1
+install crane github.com/google/go-containerregistry/cmd/crane v0.20.6

@@ -23,6 +23,11 @@ const (
 	TopicEvents           = "backfill-events"
 )
 
+// Topics lists them.
+func Topics() []string {
+	return []string{TopicRequests, TopicControls, TopicTriggers, TopicCompletions, TopicPhaseCompletions, TopicEvents}
+}
+
 // The CloudEvent types.
 const (
 	TypeRequested   = "sluice.backfill.requested.v1"

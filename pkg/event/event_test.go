@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -136,4 +137,25 @@ func FuzzUnmarshal(f *testing.F) {
 			t.Fatalf("%s became %s (%v)", b, out, err)
 		}
 	})
+}
+
+func TestTheJournalsNumbersAreNumbers(t *testing.T) {
+	t.Parallel()
+	e := event.Journal("//test", time.Now(), &pb.BackfillEvent{Kind: "succeeded", Records: 150, BytesBilled: 1 << 40, Message: `said "records":"7"`})
+	ce, err := e.CloudEvent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Records     int64  `json:"records"`
+		BytesBilled int64  `json:"bytes_billed"`
+		Message     string `json:"message"`
+	}
+	if err := json.Unmarshal(ce.Data(), &got); err != nil || got.Records != 150 || got.BytesBilled != 1<<40 || got.Message != `said "records":"7"` {
+		t.Errorf("%+v, %v in %s", got, err, ce.Data())
+	}
+	back, err := event.Decode(event.TypeJournal, ce.Data())
+	if err != nil || back.(*pb.BackfillEvent).GetRecords() != 150 {
+		t.Errorf("%v, %v", back, err)
+	}
 }

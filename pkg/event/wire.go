@@ -3,6 +3,7 @@ package event
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -70,6 +71,9 @@ func (e *Event) CloudEvent() (cloudevents.Event, error) {
 		ce.SetExtension("traceparent", e.Trace)
 	}
 	body, err := MarshalCompact(e.Data)
+	if e.Type == TypeJournal {
+		body = wholeNumbers.ReplaceAll(body, []byte("$1$2"))
+	}
 	if err != nil {
 		return ce, err
 	}
@@ -110,3 +114,7 @@ func (e *Event) Err() error {
 	}
 	return fmt.Errorf("event %s: %w", e.ID, fault.List(e.Invalid).Err())
 }
+
+// wholeNumbers are the journal's 64-bit fields, which protobuf's JSON writes as text. BigQuery's subscription wants
+// numbers for a column of numbers, and what reads them takes either. A text that holds such a pair has its quotes escaped.
+var wholeNumbers = regexp.MustCompile(`("(?:records|bytes_billed)":\s*)"(-?\d+)"`)

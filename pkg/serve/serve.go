@@ -125,7 +125,7 @@ func Main(name string, run func(context.Context, Config, *slog.Logger, *telemetr
 	log := telemetry.Logger(os.Stderr, l, c.ProjectID).With("service", name)
 	t, err := telemetry.Start(ctx, name, false)
 	if err == nil {
-		err = run(ctx, c, log, t)
+		err = Within(ctx, gone, log, func() error { return run(ctx, c, log, t) })
 		if stop := t.Stop(ctx); stop != nil {
 			log.WarnContext(ctx, "the last of the telemetry was not sent", "error", stop)
 		}
@@ -137,6 +137,28 @@ func Main(name string, run func(context.Context, Config, *slog.Logger, *telemetr
 		return 1
 	}
 	return 0
+}
+
+// gone is how long after the signal a program may take to end: Cloud Run kills it after ten seconds.
+const gone = 7 * time.Second
+
+// Within waits for run, but not for longer than d after ctx has ended: a client that has lost its server may not notice.
+// What is left then is delivered again, or taken over, as after a kill.
+func Within(ctx context.Context, d time.Duration, log *slog.Logger, run func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- run() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(d):
+		log.WarnContext(ctx, "not everything has stopped in time: the process ends without it")
+		return nil
+	}
 }
 
 // Consumer is a subscription with its handler.

@@ -1,8 +1,12 @@
 package serve_test
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/serve"
@@ -34,5 +38,21 @@ func TestEmbeddedDriversAreRefused(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
 		}
+	}
+}
+
+func TestAProgramThatDoesNotStopIsLeft(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	stuck := make(chan struct{})
+	defer close(stuck)
+	cancel()
+	began := time.Now()
+	if err := serve.Within(ctx, 20*time.Millisecond, slog.New(slog.DiscardHandler), func() error { <-stuck; return nil }); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	broken := errors.New("broken")
+	if err := serve.Within(t.Context(), time.Hour, slog.New(slog.DiscardHandler), func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
 	}
 }
