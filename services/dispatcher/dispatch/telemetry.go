@@ -19,11 +19,11 @@ func (k kind) String() string {
 
 // span tells of a call, in the trace of its date; what is returned ends it. The processor gets it as its parent.
 func (d *Dispatcher) span(ctx context.Context, s *backfill.Scope, j backfill.Job) (context.Context, func(answer)) {
-	ctx, span := d.Telemetry.Tracer.Start(telemetry.From(ctx, event.Traceparent(s.ID, j.Date.String(), j.Phase)), "call "+j.Phase,
+	ctx, span := d.Telemetry.Tracer.Start(telemetry.From(ctx, event.Traceparent(s.ID, j.Date.String(), j.Phase)), "call "+j.Phase, //nolint:spancheck // what is returned ends it
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 			attribute.String("backfill_id", s.ID), attribute.String("date", j.Date.String()), attribute.String("phase", j.Phase),
 			attribute.StringSlice("processors", j.Processors), attribute.Int("attempt", j.Attempts[0])))
-	return ctx, func(a answer) {
+	return ctx, func(a answer) { //nolint:spancheck // the same
 		span.SetAttributes(attribute.String("answer", a.kind.String()))
 		if a.kind == failed || a.kind == throttled {
 			span.SetStatus(codes.Error, a.message)
