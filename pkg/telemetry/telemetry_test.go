@@ -152,9 +152,17 @@ func TestADateIsOneTrace(t *testing.T) {
 		if s.SpanContext.TraceID() != spans[0].SpanContext.TraceID() || s.SpanContext.TraceID().String() != event.ID("b", "2024-01-01") {
 			t.Errorf("span %d is in trace %s", i, s.SpanContext.TraceID())
 		}
+		if len(s.Links) != 1 || s.Links[0].SpanContext.TraceID().String() != event.ID("b", "") {
+			t.Errorf("span %d is not linked to the backfill's trace: %v", i, s.Links)
+		}
 		if i > 0 && s.Parent.SpanID() != spans[i-1].SpanContext.SpanID() {
 			t.Errorf("span %d is no child of the one before", i)
 		}
+	}
+	exporter.Reset()
+	handle(event.New(event.TypeRequested, "cli", "", time.Now(), &pb.BackfillRequested{BackfillId: "b"}), trigger)
+	if s := exporter.GetSpans()[0]; s.SpanContext.TraceID().String() != event.ID("b", "") {
+		t.Errorf("the request is in trace %s", s.SpanContext.TraceID())
 	}
 	if done.Trace != "" {
 		t.Error("an event that was published has been changed")

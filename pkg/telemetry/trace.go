@@ -51,12 +51,22 @@ func parent(e *event.Event) (string, []attribute.KeyValue) {
 	return event.Traceparent(backfill, date, e.ID), attrs
 }
 
+// whole links a span to the trace of its backfill, in which the request is handled unless it brought one of its own.
+func whole(e *event.Event) trace.SpanStartOption {
+	m, ok := e.Data.(interface{ GetBackfillId() string })
+	if !ok || m.GetBackfillId() == "" {
+		return trace.WithLinks()
+	}
+	root := From(context.Background(), event.Traceparent(m.GetBackfillId(), "", "backfill"))
+	return trace.WithLinks(trace.LinkFromContext(root))
+}
+
 // Handler tells of every message that a handler handles.
 func (t *Telemetry) Handler(service, topic string, h bus.Handler) bus.Handler {
 	return func(ctx context.Context, e *event.Event) error {
 		began := time.Now()
 		traceparent, attrs := parent(e)
-		ctx, span := t.Tracer.Start(From(ctx, traceparent), topic+" process", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+		ctx, span := t.Tracer.Start(From(ctx, traceparent), topic+" process", whole(e), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 			append(attrs, attribute.String("messaging.system", "gcp_pubsub"), attribute.String("messaging.destination.name", topic), attribute.String("messaging.message.id", e.ID))...))
 		defer span.End()
 		err := h(ctx, e)

@@ -105,8 +105,12 @@ func (v *view) text() string {
 		_, _ = fmt.Fprintf(&s, "%-22s %s%s %6d/%d  in flight %d  retrying %d  failed %d\n", p.GetId(), strings.Repeat("█", full),
 			strings.Repeat("░", bar-full), n, p.GetRuns().GetTotal(), p.GetRuns().GetInFlight(), p.GetRuns().GetRetrying(), p.GetRuns().GetExhausted())
 	}
-	_, _ = fmt.Fprintf(&s, "\ndates %d/%d  %.1f runs/s  retries %d  throttles %d%s\n\n", b.GetDates().GetComplete(), b.GetDates().GetTotal(),
-		b.GetRatePerSecond(), b.GetRetries(), b.GetThrottles(), eta(b))
+	_, _ = fmt.Fprintf(&s, "\ndates %d/%d  %.1f runs/s  retries %d  throttles %d  %s%s\n", b.GetDates().GetComplete(), b.GetDates().GetTotal(),
+		b.GetRatePerSecond(), b.GetRetries(), b.GetThrottles(), spending(b), eta(b))
+	if notices := b.GetNotices(); len(notices) > 0 {
+		_, _ = fmt.Fprintf(&s, "note: %s\n", notices[len(notices)-1])
+	}
+	s.WriteString("\n")
 	v.dateMap(&s)
 	s.WriteString("\n█ complete  ▒ running  · waiting  ✗ failed  □ blocked     q leaves; the backfill goes on\n")
 	return s.String()

@@ -83,8 +83,13 @@ func verdictOf(b *pb.Backfill) error {
 
 // plain prints a line per change.
 func (a *app) plain() func(*pb.WatchResponse) error {
-	last := ""
+	last, told := "", 0
 	return func(m *pb.WatchResponse) error {
+		for notices := m.GetBackfill().GetNotices(); told < len(notices); told++ {
+			if _, err := fmt.Fprintln(a.Out, time.Now().Format(time.TimeOnly), "note:", notices[told]); err != nil {
+				return err
+			}
+		}
 		line := summary(m.GetBackfill())
 		if line == last {
 			return nil
@@ -101,7 +106,7 @@ func summary(b *pb.Backfill) string {
 	for _, p := range b.GetPhases() {
 		line += fmt.Sprintf(" %s %d/%d", p.GetId(), done(p), p.GetRuns().GetTotal())
 	}
-	return line + fmt.Sprintf(" retries %d throttles %d rate %.0f/s%s", b.GetRetries(), b.GetThrottles(), b.GetRatePerSecond(), eta(b))
+	return line + fmt.Sprintf(" retries %d throttles %d rate %.0f/s %s%s", b.GetRetries(), b.GetThrottles(), b.GetRatePerSecond(), spending(b), eta(b))
 }
 
 func done(p *pb.PhaseProgress) int32 {
