@@ -29,7 +29,7 @@ emulators: ## build what starts the emulators; the first time this takes about 5
 	@deploy/with-emulators.sh -build
 
 test: ## run every test of every module, those of the emulators included
-	deploy/with-emulators.sh go test $(TESTFLAGS) -timeout 15m work
+	deploy/with-emulators.sh go test $(TESTFLAGS) -timeout 20m work
 
 lint: tools ## run the linters
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(BIN)/golangci-lint run $(LINTFLAGS) --config $(CURDIR)/.golangci.yml ./...); done

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
@@ -176,15 +177,22 @@ func (e *emulators) stop() {
 }
 
 // sweep has what the analyzer of queries holds in its own memory, which Go's collector does not see, freed soon: beyond
-// 2 GiB, which it reaches after some hundred statements, it fails.
+// 2 GiB, which it reaches after some hundred statements, it fails. A collection takes long, so there is one only after
+// some work.
 func sweep(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
+	const work = 500_000 // objects, about twenty statements
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}}
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for last := uint64(0); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		metrics.Read(sample)
+		if now := sample[0].Value.Uint64(); now-last > work {
+			last = now
 			runtime.GC()
 		}
 	}
