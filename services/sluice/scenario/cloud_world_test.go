@@ -2,6 +2,7 @@ package scenario_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"cloud.google.com/go/pubsub/v2"
+	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"google.golang.org/api/iterator"
 
 	"sluice.dev/pkg/backfill"
 	"sluice.dev/pkg/bus"
@@ -107,6 +110,10 @@ func newCloud(t *testing.T, o cloudOptions) *cloud {
 	if o.tables != nil {
 		c.createTables()
 	}
+	if o.tables != nil { // the project is shared: others want other kinds of subscriptions
+		c.removeSubscriptions()
+		t.Cleanup(c.removeSubscriptions)
+	}
 	c.createTopics()
 	c.fleet = &emulated.Fleet{Bin: servicesBuilt(), Logs: t.TempDir(), Env: append([]string{
 		"SLUICE_PROJECT_ID=" + c.project, "SLUICE_PIPELINES=" + c.dir, "SLUICE_LOG_LEVEL=warn",
@@ -121,6 +128,29 @@ func newCloud(t *testing.T, o cloudOptions) *cloud {
 	}
 	eventually(t, 30*time.Second, "the console answers", func() bool { return c.sluice("status").code == 0 })
 	return c
+}
+
+// removeSubscriptions removes all subscriptions of the project.
+func (c *cloud) removeSubscriptions() {
+	ctx := context.Background()
+	client, err := pubsub.NewClient(ctx, c.project)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer client.Close()
+	all := client.SubscriptionAdminClient.ListSubscriptions(ctx, &pubsubpb.ListSubscriptionsRequest{Project: "projects/" + c.project})
+	for {
+		sub, err := all.Next()
+		if errors.Is(err, iterator.Done) {
+			return
+		}
+		if err == nil {
+			err = client.SubscriptionAdminClient.DeleteSubscription(ctx, &pubsubpb.DeleteSubscriptionRequest{Subscription: sub.GetName()})
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
 }
 
 // tableless finds what a pipeline says of tables in the warehouse.
