@@ -102,8 +102,15 @@ func dispatched(w backfill.Work, at time.Time, within time.Duration) backfill.Fa
 	}
 }
 
+// settleIn is how long after taking a backfill over no attempt is called late: what ended while nobody drove it may
+// still be on its way to the record.
+const settleIn = 3 * time.Second
+
 // expire reports attempts that had their time as failed. A call that is still being made has its own timeout.
 func (d *Dispatcher) expire(ctx context.Context, dr *drive, rec *backfill.Record, expired []backfill.Expired) error {
+	if d.Now().Sub(dr.began) < settleIn {
+		return nil // they are looked at again
+	}
 	for _, x := range expired {
 		key := backfill.RunKey{
 			Lane: backfill.Lane{Backfill: dr.scope.ID, Phase: x.Phase}, Date: rec.Date, Processor: x.Processor,

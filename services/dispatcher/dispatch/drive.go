@@ -18,6 +18,7 @@ type drive struct {
 	request backfill.Request
 	planned backfill.Planned
 	created time.Time
+	began   time.Time // when this instance began to drive it
 	epoch   int64
 	ctx     context.Context // ends with the calls of the backfill
 	cancel  context.CancelFunc
@@ -203,7 +204,7 @@ func (d *Dispatcher) begin(ctx context.Context, id string, lease backfill.Lease)
 	}
 	scope := backfill.NewScope(b, p)
 	dr := &drive{
-		scope: scope, request: b.Request, planned: b.Planned, created: b.CreatedAt, epoch: lease.Epoch, expires: lease.Expires, state: b.State,
+		scope: scope, request: b.Request, planned: b.Planned, created: b.CreatedAt, began: d.Now(), epoch: lease.Epoch, expires: lease.Expires, state: b.State,
 		calling: map[backfill.RunKey]bool{}, progress: newProgress(scope, b.Progress), flushed: d.Now(), heard: d.Now(), budget: b.Budget.USD,
 	}
 	dr.ctx, dr.cancel = context.WithCancel(context.Background())
