@@ -95,6 +95,12 @@ func New(id string) *Builder {
 	}
 }
 
+// notable are the kinds that people are told of as they are; silent ones follow from the others, or from nothing.
+var (
+	notable = map[string]bool{"notice": true, "budget_warning": true, "rolled_back": true, "rollback_undone": true, "forgotten": true}
+	silent  = map[string]bool{"unmatched": true, "triggered": true, "phase_completed": true}
+)
+
 // Add takes a line.
 func (b *Builder) Add(e *pb.BackfillEvent) error {
 	if b.out.GetPipeline() == "" {
@@ -117,7 +123,7 @@ func (b *Builder) Add(e *pb.BackfillEvent) error {
 	case kind == "active" || kind == "pausing" || kind == "paused" || kind == "cancelling":
 		b.out.State, b.out.FinishedAt = kind, nil
 		b.note(e, kind)
-	case kind == "notice" || kind == "budget_warning" || kind == "rolled_back" || kind == "rollback_undone" || kind == "forgotten" || strings.HasPrefix(kind, "control_"):
+	case notable[kind] || strings.HasPrefix(kind, "control_"):
 		b.note(e, kind)
 	case strings.HasPrefix(kind, "rollback_"):
 		b.table(e, strings.TrimPrefix(kind, "rollback_"))
@@ -137,7 +143,7 @@ func (b *Builder) Add(e *pb.BackfillEvent) error {
 		for _, name := range names {
 			b.runs[run{e.GetPhase(), name, e.GetDate()}] = &outcome{state: backfill.RunSkipped}
 		}
-	case kind == "unmatched" || kind == "triggered" || kind == "phase_completed": // they follow from the others, or from nothing
+	case silent[kind]:
 	default:
 		b.outcome(e)
 	}

@@ -34,8 +34,8 @@ func activation() *pb.BackfillEvent {
 	})}
 }
 
-func line(kind, date, phase, processor string, attempt int32) *pb.BackfillEvent {
-	return &pb.BackfillEvent{Kind: kind, Date: date, Phase: phase, Processor: processor, Attempt: attempt, DurationSeconds: 10, Message: "text of " + kind}
+func line(kind, date, processor string, attempt int32) *pb.BackfillEvent {
+	return &pb.BackfillEvent{Kind: kind, Date: date, Phase: "one", Processor: processor, Attempt: attempt, DurationSeconds: 10, Message: "text of " + kind}
 }
 
 const first, second = "1970-01-02", "1970-01-03"
@@ -43,11 +43,11 @@ const first, second = "1970-01-02", "1970-01-03"
 func TestRunsAreCountedByWhatBecameOfThem(t *testing.T) {
 	t.Parallel()
 	r := tell(t, activation(), &pb.BackfillEvent{Kind: "skipped", Date: first, Phase: "one", Data: `["x"]`},
-		line("dispatched", first, "one", "y", 1), line("failed", first, "one", "y", 1), line("dispatched", first, "one", "y", 2), line("succeeded", first, "one", "y", 2),
-		line("succeeded", first, "one", "y", 2), // delivered again
-		line("dispatched", second, "one", "x", 1), line("rejected", second, "one", "x", 1), line("exhausted", second, "one", "x", 1),
-		line("dispatched", second, "one", "y", 1), line("partial", second, "one", "y", 1), line("exhausted", second, "one", "y", 1),
-		line("waived", second, "one", "y", 0), &pb.BackfillEvent{Kind: "window_changed", Phase: "one", Message: "HTTP 429"}, &pb.BackfillEvent{Kind: "window_changed", Phase: "one", Message: "calm"},
+		line("dispatched", first, "y", 1), line("failed", first, "y", 1), line("dispatched", first, "y", 2), line("succeeded", first, "y", 2),
+		line("succeeded", first, "y", 2), // delivered again
+		line("dispatched", second, "x", 1), line("rejected", second, "x", 1), line("exhausted", second, "x", 1),
+		line("dispatched", second, "y", 1), line("partial", second, "y", 1), line("exhausted", second, "y", 1),
+		line("waived", second, "y", 0), &pb.BackfillEvent{Kind: "window_changed", Phase: "one", Message: "HTTP 429"}, &pb.BackfillEvent{Kind: "window_changed", Phase: "one", Message: "calm"},
 		&pb.BackfillEvent{Kind: "incomplete", Data: Encode(Ending{Progress: backfill.Progress{Attempts: 5, Throttles: 2, SpendUSD: 1.5}, Budget: 7})},
 	)
 	one, two := r.GetPhases()[0], r.GetPhases()[1]
@@ -79,7 +79,7 @@ func TestRunsAreCountedByWhatBecameOfThem(t *testing.T) {
 
 func TestAPartialSuccessCountsWhereItIsAccepted(t *testing.T) {
 	t.Parallel()
-	e := line("partial", first, "one", "x", 1)
+	e := line("partial", first, "x", 1)
 	e.Data = Accepted
 	if r := tell(t, activation(), e); r.GetPhases()[0].GetRuns().GetSucceeded() != 1 || r.GetRetries() != 0 {
 		t.Errorf("%v", r)
@@ -106,7 +106,7 @@ func TestTheNewestVerificationCounts(t *testing.T) {
 
 func TestAnIdThatIsUsedAgainStartsAnew(t *testing.T) {
 	t.Parallel()
-	r := tell(t, &pb.BackfillEvent{Kind: "refused", Faults: []string{"no dates"}}, activation(), line("succeeded", first, "one", "x", 1), activation())
+	r := tell(t, &pb.BackfillEvent{Kind: "refused", Faults: []string{"no dates"}}, activation(), line("succeeded", first, "x", 1), activation())
 	if r.GetState() != "active" || len(r.GetFaults()) != 0 || r.GetPhases()[0].GetRuns().GetSucceeded() != 0 {
 		t.Errorf("%v", r)
 	}
