@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -59,6 +61,7 @@ type Metrics struct {
 	counters   map[string]metric.Int64Counter
 	histograms map[string]metric.Float64Histogram
 	gauges     map[string]metric.Float64ObservableGauge
+	sets       sync.Map // of labels, by their names and values
 }
 
 // buckets are upper bounds in seconds, from a fast handler to a slow scrape.
@@ -66,7 +69,9 @@ var buckets = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 
 // NewMetrics makes the instruments.
 func NewMetrics(meter metric.Meter) (*Metrics, error) {
-	m := &Metrics{meter, map[string]metric.Int64Counter{}, map[string]metric.Float64Histogram{}, map[string]metric.Float64ObservableGauge{}}
+	m := &Metrics{
+		meter: meter, counters: map[string]metric.Int64Counter{}, histograms: map[string]metric.Float64Histogram{}, gauges: map[string]metric.Float64ObservableGauge{},
+	}
 	var errs []error
 	for _, i := range Instruments() {
 		var err error
@@ -85,26 +90,32 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	return m, errors.Join(errs...)
 }
 
-// attributes pairs names and values.
-func attributes(pairs []string) metric.MeasurementOption {
+// attributes pairs names and values. A set of labels is made once.
+func (m *Metrics) attributes(pairs []string) metric.MeasurementOption {
+	key := strings.Join(pairs, "\x00")
+	if known, ok := m.sets.Load(key); ok {
+		return known.(metric.MeasurementOption)
+	}
 	list := make([]attribute.KeyValue, 0, len(pairs)/2)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		list = append(list, attribute.String(pairs[i], pairs[i+1]))
 	}
-	return metric.WithAttributes(list...)
+	option := metric.WithAttributeSet(attribute.NewSet(list...))
+	m.sets.Store(key, option)
+	return option
 }
 
 // Count adds n to a counter, with labels as pairs of names and values.
 func (m *Metrics) Count(ctx context.Context, i Instrument, n int, pairs ...string) {
 	if m != nil {
-		m.counters[i.Name].Add(ctx, int64(n), attributes(pairs))
+		m.counters[i.Name].Add(ctx, int64(n), m.attributes(pairs))
 	}
 }
 
 // Took records a duration in a histogram.
 func (m *Metrics) Took(ctx context.Context, i Instrument, d time.Duration, pairs ...string) {
 	if m != nil {
-		m.histograms[i.Name].Record(ctx, d.Seconds(), attributes(pairs))
+		m.histograms[i.Name].Record(ctx, d.Seconds(), m.attributes(pairs))
 	}
 }
 
@@ -120,7 +131,7 @@ func (m *Metrics) Observe(read func(report func(i Instrument, v float64, pairs .
 	}
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		read(func(i Instrument, v float64, pairs ...string) {
-			o.ObserveFloat64(m.gauges[i.Name], v, attributes(pairs))
+			o.ObserveFloat64(m.gauges[i.Name], v, m.attributes(pairs))
 		})
 		return nil
 	}, all...)

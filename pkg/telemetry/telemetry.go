@@ -31,6 +31,8 @@ type Telemetry struct {
 	// Scrape serves the metrics in Prometheus' format; nil unless asked for.
 	Scrape http.Handler
 	stops  []func(context.Context) error
+	// tracing says that somebody wants traces: without, not even their ids are computed.
+	tracing bool
 }
 
 // Off sends nothing.
@@ -55,7 +57,7 @@ func Start(ctx context.Context, service string, scrape bool) (*Telemetry, error)
 			return nil, fmt.Errorf("telemetry: %w", err)
 		}
 		provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(res))
-		t.Tracer, t.stops = provider.Tracer(scope), append(t.stops, provider.Shutdown)
+		t.Tracer, t.tracing, t.stops = provider.Tracer(scope), true, append(t.stops, provider.Shutdown)
 	}
 	options := []metric.Option{metric.WithResource(res)}
 	if scrape {

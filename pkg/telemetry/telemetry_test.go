@@ -121,7 +121,7 @@ func withTraces(t *testing.T) (*Telemetry, *tracetest.InMemoryExporter) {
 	exporter := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))
 	t.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
-	return &Telemetry{Tracer: provider.Tracer(scope)}, exporter
+	return &Telemetry{Tracer: provider.Tracer(scope), tracing: true}, exporter
 }
 
 // TestADateIsOneTrace follows a date from a trigger over a completion to the next phase, through three services that
@@ -231,7 +231,7 @@ func BenchmarkHandler(b *testing.B) {
 		b.Fatal(err)
 	}
 	all := *on
-	all.Tracer = provider.Tracer(scope)
+	all.Tracer, all.tracing = provider.Tracer(scope), true
 	for name, x := range map[string]*Telemetry{"off": Off(), "metrics": on, "metrics and traces": &all} {
 		handle := x.Handler("s", "t", h)
 		b.Run(name, func(b *testing.B) {

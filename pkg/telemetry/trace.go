@@ -65,11 +65,12 @@ func whole(e *event.Event) trace.SpanStartOption {
 func (t *Telemetry) Handler(service, topic string, h bus.Handler) bus.Handler {
 	return func(ctx context.Context, e *event.Event) error {
 		began := time.Now()
-		traceparent, attrs := parent(e)
-		ctx, span := t.Tracer.Start(From(ctx, traceparent), topic+" process", whole(e), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
-			append(attrs, attribute.String("messaging.system", "gcp_pubsub"), attribute.String("messaging.destination.name", topic), attribute.String("messaging.message.id", e.ID))...))
-		defer span.End()
-		err := h(ctx, e)
+		var err error
+		if t.tracing {
+			err = t.traced(ctx, topic, e, h)
+		} else {
+			err = h(ctx, e)
+		}
 		result := "ok"
 		switch {
 		case fault.Is(err, fault.Invalid):
@@ -77,13 +78,23 @@ func (t *Telemetry) Handler(service, topic string, h bus.Handler) bus.Handler {
 		case err != nil:
 			result = "error"
 		}
-		if err != nil {
-			span.SetStatus(codes.Error, err.Error())
-		}
 		t.Metrics.Count(ctx, Messages, 1, "service", service, "topic", topic, "result", result)
 		t.Metrics.Took(ctx, MessageDuration, time.Since(began), "service", service, "topic", topic)
 		return err
 	}
+}
+
+// traced handles a message in a span of its own.
+func (t *Telemetry) traced(ctx context.Context, topic string, e *event.Event, h bus.Handler) error {
+	traceparent, attrs := parent(e)
+	ctx, span := t.Tracer.Start(From(ctx, traceparent), topic+" process", whole(e), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+		append(attrs, attribute.String("messaging.system", "gcp_pubsub"), attribute.String("messaging.destination.name", topic), attribute.String("messaging.message.id", e.ID))...))
+	defer span.End()
+	err := h(ctx, e)
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return err
 }
 
 // publisher has events carry the trace in which they were published.
