@@ -42,11 +42,10 @@ type RollbackState string
 
 // The states, in the order in which they follow each other.
 const (
-	RollbackPlanned   RollbackState = "planned"
-	RollbackSnapshot  RollbackState = "snapshotted"
-	RollbackDeleted   RollbackState = "deleted"
-	RollbackRestored  RollbackState = "restored"
-	rollbackIDPattern               = "20060102t150405"
+	RollbackPlanned  RollbackState = "planned"
+	RollbackSnapshot RollbackState = "snapshotted"
+	RollbackDeleted  RollbackState = "deleted"
+	RollbackRestored RollbackState = "restored"
 )
 
 // Slice is a part of a table: the rows of some dates, and of some phases where a column tells phases apart.
@@ -59,7 +58,7 @@ type Slice struct {
 }
 
 // RollbackID names a rollback after the moment in which it was asked for.
-func RollbackID(at time.Time) string { return at.UTC().Format(rollbackIDPattern) }
+func RollbackID(at time.Time) string { return at.UTC().Format("20060102t150405") }
 
 // Outputs lists what a rollback of phases deletes: the tables of later phases before those of earlier ones, and at
 // the end what the history says of the phases, so that nothing takes them for done.

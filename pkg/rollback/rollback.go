@@ -209,13 +209,10 @@ func slice(r *backfill.Rollback, i int) backfill.Slice {
 	return s
 }
 
-// Rerun is the request for the cells of a rollback, or nil when none is wanted. Phases that the platform starts by
+// Rerun is the request for the cells of a rollback that wants one. Phases that the platform starts by
 // itself are run again by running what starts them. known says on which dates what was not rolled back is complete, so
 // that nobody asks for it in the history, where not every phase leaves a trace.
 func Rerun(b *backfill.Backfill, p *backfill.Pipeline, r *backfill.Rollback, known []backfill.Date) *pb.BackfillRequested {
-	if r.Rerun == "" {
-		return nil
-	}
 	m := &pb.BackfillRequested{
 		BackfillId: r.Rerun, Pipeline: b.Request.Pipeline, Order: string(b.Request.Order), Force: true,
 		Dates: &pb.DateSelection{List: warehouse.Days(r.Dates)}, Reason: "rerun after rollback " + r.ID + " of " + b.ID, RequestedBy: r.By,

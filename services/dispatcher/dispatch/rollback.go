@@ -89,10 +89,8 @@ func (d *Dispatcher) rollback(ctx context.Context, b *backfill.Backfill, m *pb.B
 	if err != nil {
 		return err
 	}
-	if again := rollback.Rerun(b, p, r, known); again != nil {
-		return d.Bus.Publish(ctx, event.TopicRequests, event.New(event.TypeRequested, Name, r.Rerun, e.Time, again, r.ID))
-	}
-	return nil
+	again := rollback.Rerun(b, p, r, known)
+	return d.Bus.Publish(ctx, event.TopicRequests, event.New(event.TypeRequested, Name, r.Rerun, e.Time, again, r.ID))
 }
 
 // others lists the dates on which every phase of the backfill that was not rolled back is complete.
