@@ -180,7 +180,7 @@ func (w *world) start(args ...string) *process {
 		close(p.done)
 	}()
 	w.t.Cleanup(func() {
-		if w.t.Failed() && p.cmd.ProcessState == nil { // what is it doing?
+		if w.t.Failed() && p.runs() { // what is it doing?
 			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 			<-p.done
 			w.t.Logf("the end of the program's log:\n%s", ours(p.log.String()))
@@ -206,6 +206,15 @@ func ours(log string) string {
 		}
 	}
 	return strings.Join(out, "\n\n")
+}
+
+func (p *process) runs() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
 }
 
 // kill is kill -9.
