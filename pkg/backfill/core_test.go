@@ -89,6 +89,21 @@ func TestExamine(t *testing.T) {
 	if f := s.Examine(&r2, now, true); len(f.Ready) != 1 {
 		t.Errorf("accepted work is waited for, not repeated: %+v", f)
 	}
+	// Without a trigger the first attempt is the platform's own, and those after it are calls of the phase that feeds it.
+	own := chain()
+	own.Phases[0].Trigger.HTTP, own.Phases[0].OnTimeout = nil, &backfill.Retrigger{Phase: "zero", Match: map[string]string{"z": "a"}}
+	so := backfill.NewScope(days(10, backfill.Request{}), own)
+	if f := so.Examine(&r, now, true); len(f.Ready) != 1 || f.Ready[0].Processor != "b" {
+		t.Errorf("the platform goes on after our restart: %+v", f)
+	}
+	second := r2.Add(at(backfill.Failed, 1, 2)).Add(at(backfill.Dispatched, 2, 3))
+	if f := so.Examine(&second, now, true); len(f.Ready) != 2 || f.Ready[0].Attempt != 2 || !f.Ready[0].Repeat {
+		t.Errorf("a lost call to start it again is repeated: %+v", f)
+	}
+	second = second.Add(at(backfill.Accepted, 2, 4))
+	if f := so.Examine(&second, now, true); len(f.Ready) != 1 {
+		t.Errorf("it was started again already: %+v", f)
+	}
 	if f := s.Examine(&r2, epoch.Add(time.Hour), false); len(f.Expired) != 1 || f.Expired[0].Processor != "a" {
 		t.Errorf("expired: %+v", f)
 	}

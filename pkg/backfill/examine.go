@@ -63,7 +63,7 @@ func (s *Scope) examine(f *Findings, run Run, ph *Phase, proc *Processor, now ti
 			f.Running = append(f.Running, work)
 		}
 		switch {
-		case restart && !run.Accepted && ph.Trigger.HTTP != nil:
+		case restart && !run.Accepted && ph.called(proc.Name, run.Attempt):
 			work.Repeat = true
 			f.Ready = append(f.Ready, work)
 		case deadline.After(now):

@@ -18,11 +18,11 @@ func (s *Scope) Jobs(date Date, ready []Work) (jobs []Job, waits []Work) {
 			Repeat: w.Repeat, Limiter: proc.Limiter, Chain: ph.chain(w.Processor),
 		}
 		if ph.Trigger.HTTP == nil {
-			src, found := ph.OnTimeout.Source(w.Processor)
-			if w.Attempt == 1 || !found {
+			if !ph.called(w.Processor, w.Attempt) {
 				waits = append(waits, w)
 				continue
 			}
+			src, _ := ph.OnTimeout.Source(w.Processor)
 			from, _ := s.Pipeline.Phase(src.Phase)
 			source, _ := from.Processor(src.Processor)
 			job.Limiter = source.Limiter
@@ -38,6 +38,15 @@ func (s *Scope) Jobs(date Date, ready []Work) (jobs []Job, waits []Work) {
 		jobs = append(jobs, job)
 	}
 	return jobs, waits
+}
+
+// called says whether an attempt is a call of ours, and not one that the platform makes by itself.
+func (ph *Phase) called(processor string, attempt int) bool {
+	if ph.Trigger.HTTP != nil {
+		return true
+	}
+	_, found := ph.OnTimeout.Source(processor)
+	return found && attempt > 1
 }
 
 // chain is how many of the phase's processors run one after the other behind this one.

@@ -2,6 +2,7 @@ package event_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -55,6 +56,8 @@ func TestFromHTTP(t *testing.T) {
 	t.Parallel()
 	bare := `{"pipeline":"nba","date":"2024-01-01","phase":"one","processor":"p","status":"succeeded"}`
 	binary := map[string]string{"Ce-Specversion": "1.0", "Ce-Id": "7", "Ce-Type": event.TypeCompleted, "Ce-Source": "//x", "Ce-Subject": "s", "Content-Type": "application/json"}
+	both := maps.Clone(binary)
+	both["Idempotency-Key"] = "k"
 	structured := map[string]string{"Content-Type": "application/cloudevents+json; charset=utf-8"}
 	for name, c := range map[string]struct {
 		topic   string
@@ -64,6 +67,9 @@ func TestFromHTTP(t *testing.T) {
 		fault   string
 	}{
 		"bare JSON":             {event.TopicCompletions, nil, bare, "given", ""},
+		"a key":                 {event.TopicCompletions, map[string]string{"Idempotency-Key": "k"}, bare, "k", ""},
+		"a long key":            {event.TopicCompletions, map[string]string{"Idempotency-Key": strings.Repeat("k", 256)}, bare, "given", "has 256 bytes: at most 255"},
+		"a key and an id":       {event.TopicCompletions, both, bare, "7", ""},
 		"binary mode":           {event.TopicCompletions, binary, bare, "7", ""},
 		"structured mode":       {event.TopicCompletions, structured, `{"specversion":"1.0","id":"8","type":"` + event.TypeCompleted + `","source":"//x","data":` + bare + `}`, "8", ""},
 		"another type":          {event.TopicControls, binary, bare, "7", "takes events of type " + event.TypeControlled},

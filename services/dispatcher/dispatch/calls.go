@@ -163,13 +163,14 @@ func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
 	case throttled:
 		d.throttled(dr, j, ans, now)
 	case accepted:
-		if err := d.accept(dr, j, now, retrigger); err != nil {
-			// Unrecorded acceptance is safe: after a restart the call is repeated under the same key.
-			d.complain(dr.ctx, dr, "cannot record an acceptance", err)
-		}
+		d.accept(dr, j, now, retrigger)
 	case succeeded, failed:
-		d.free(j, ans, !retrigger || ans.kind == failed)
-		d.answered(dr, j, ans, started, now, retrigger)
+		if retrigger && ans.kind == succeeded { // the processor reports by itself
+			d.accept(dr, j, now, retrigger)
+			return
+		}
+		d.free(j, ans, true)
+		d.answered(dr, j, ans, started, now)
 	case interrupted:
 		d.free(j, ans, false)
 	}
@@ -192,10 +193,7 @@ func (d *Dispatcher) free(j backfill.Job, ans answer, outcome bool) {
 
 // answered reports a final answer for every processor of the call. It does not give up while the backfill
 // is driven: an answer that is lost here would be asked for again.
-func (d *Dispatcher) answered(dr *drive, j backfill.Job, ans answer, started, now time.Time, retrigger bool) {
-	if retrigger && ans.kind == succeeded {
-		return // the work was started again; the processor reports by itself
-	}
+func (d *Dispatcher) answered(dr *drive, j backfill.Job, ans answer, started, now time.Time) {
 	o := outcome{status: "succeeded", message: ans.message, started: started, at: now}
 	if ans.kind == failed {
 		o.status, o.retryable = "failed", ans.retryable
@@ -218,8 +216,9 @@ func (d *Dispatcher) answered(dr *drive, j backfill.Job, ans answer, started, no
 	}
 }
 
-// accept records that the target has taken the work. Its slot stays taken until the outcome is known.
-func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger bool) error {
+// accept records that the target has taken the work. Its slot stays taken until the outcome is known, unless the work
+// was only started again, by the earlier phase that feeds it.
+func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger bool) {
 	facts := make([]backfill.Fact, len(j.Processors))
 	for i, name := range j.Processors {
 		facts[i] = backfill.Fact{
@@ -230,6 +229,9 @@ func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger 
 	rec, err := d.Store.Merge(context.WithoutCancel(dr.ctx), dr.scope.ID, j.Date, time.Time{}, facts...)
 	if err == nil {
 		d.recent.Saw(dr.scope, &rec)
+	} else {
+		// That is safe: after a restart the call is repeated under the same key.
+		d.complain(dr.ctx, dr, "cannot record an acceptance", err)
 	}
 	ph, _ := dr.scope.Pipeline.Phase(j.Phase)
 	for i, name := range j.Processors {
@@ -250,7 +252,6 @@ func (d *Dispatcher) accept(dr *drive, j backfill.Job, now time.Time, retrigger 
 		d.mu.Unlock()
 	}
 	d.signal()
-	return err
 }
 
 func (d *Dispatcher) throttled(dr *drive, j backfill.Job, ans answer, now time.Time) {

@@ -3,6 +3,7 @@ package local
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	_ "embed" // for the pipeline file
 	"fmt"
 	"log/slog"
@@ -105,6 +106,7 @@ func PostTo(apiURL string) func(ctx context.Context, topic string, body []byte) 
 			return err
 		}
 		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Idempotency-Key", fmt.Sprintf("%x", sha256.Sum256(body))) // a report that is repeated is one
 		resp, err := client.Do(req)
 		if err != nil {
 			return err

@@ -244,7 +244,7 @@ func (p *Platform) later(topic, phase, dateField, processor, date string, wait t
 		}
 		body, err := json.Marshal(map[string]any{
 			"processor_name": processor, "phase": phase, dateField: date, "status": status, "record_count": records,
-			"correlation_id": "corr-" + date, "execution_id": processor + "-" + date,
+			"correlation_id": "corr-" + date, "execution_id": fmt.Sprintf("%s-%s-%d", processor, date, began.UnixNano()),
 		})
 		for try := 10 * time.Millisecond; err == nil; try = min(2*try, time.Second) {
 			ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)

@@ -29,7 +29,7 @@ func TestSurvivesKill9(t *testing.T) {
 		p = w.start()
 	}
 	if a := w.sluice("watch", "crashes"); a.code != 0 {
-		t.Fatalf("watch: exit %d\n%s%s%s", a.code, a.out, a.err, p.log.String())
+		t.Fatalf("watch: exit %d\n%s%s\n%s", a.code, a.out, a.err, w.story("crashes"))
 	}
 	assertAllDone(t, w.platform, dates)
 	assertOrder(t, w.platform, dates)
@@ -51,15 +51,18 @@ func TestStopsWithinTheGrace(t *testing.T) {
 			if code != 0 || took > 8*time.Second {
 				t.Fatalf("exit %d after %s\n%s", code, took, p.log.String())
 			}
+			if done := len(w.platform.Finished()); done == n*52 {
+				t.Error("it stopped when all was done")
+			}
 			for _, c := range w.platform.Calls() {
-				if late := c.At.Sub(asked); late > 200*time.Millisecond {
+				if late := c.At.Sub(asked); late > 2*time.Second { // a busy machine may be late with the signal
 					t.Errorf("%s was called %s after the signal", c.Key, late)
 				}
 			}
 			ended := time.Now()
 			w.start()
 			if a := w.sluice("watch", "stops"); a.code != 0 {
-				t.Fatalf("watch: exit %d\n%s%s", a.code, a.out, a.err)
+				t.Fatalf("watch: exit %d\n%s%s\n%s", a.code, a.out, a.err, w.story("stops"))
 			}
 			assertAllDone(t, w.platform, w.dates(n))
 			assertOrder(t, w.platform, w.dates(n))
@@ -74,11 +77,11 @@ func TestStopsAlthoughACallHangs(t *testing.T) {
 	w := newWorld(t, platform.Options{Speed: 1, Seed: 3}) // a scrape takes 20 s
 	p := w.start()
 	w.submit("hangs", 2)
-	eventually(t, 10*time.Second, "calls are in flight", func() bool { return w.platform.InFlight() > 5 })
+	eventually(t, 30*time.Second, "calls are in flight", func() bool { return w.platform.InFlight() > 5 })
 	if took, code := p.stop(syscall.SIGTERM); code != 0 || took > 8*time.Second || took < time.Second {
 		t.Errorf("exit %d after %s: calls in flight get their grace, and no more", code, took)
 	}
-	eventually(t, time.Second, "no call is in flight", func() bool { return w.platform.InFlight() == 0 })
+	eventually(t, 10*time.Second, "no call is in flight", func() bool { return w.platform.InFlight() == 0 })
 }
 
 func TestDataDirectoryIsLocked(t *testing.T) {

@@ -329,6 +329,26 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 	}
 }
 
+// story is all that the journal says of the runs that failed.
+func (w *world) story(id string) string {
+	w.t.Helper()
+	var failures struct {
+		Failures []struct{ Date, Phase, Processor string }
+	}
+	if err := json.Unmarshal([]byte(w.sluice("failures", id, "-o", "json").out), &failures); err != nil {
+		w.t.Fatal(err)
+	}
+	var out strings.Builder
+	for line := range strings.Lines(w.must("events", id, "-o", "json")) {
+		for _, f := range failures.Failures {
+			if contains(line, `"`+f.Date+`"`, `"`+f.Phase+`"`, `"`+f.Processor+`"`) {
+				out.WriteString(line)
+			}
+		}
+	}
+	return out.String()
+}
+
 // finished waits until the platform has finished n pieces of work.
 func (w *world) finished(n int) {
 	w.t.Helper()
