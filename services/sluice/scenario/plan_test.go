@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,10 +78,25 @@ func (w *world) request(id string, n int, more string) string {
 }
 
 // The simulator's proof: the same backfill for real ends when the plan says, within ten in a hundred. Not parallel,
-// and slow enough that the machine is not what limits it; long enough that one unlucky scrape does not decide.
+// and slow enough that the machine is not what limits it; long enough that one unlucky scrape does not decide. What
+// else the machine does meanwhile may spoil a run, but not three: a plan that is wrong is wrong each time.
 func TestThePlanPredictsTheRun(t *testing.T) { //nolint:paralleltest // see there
+	var off []string
+	for seed := range 3 {
+		why := predicts(t, strconv.Itoa(seed+1))
+		if why == "" {
+			return
+		}
+		off = append(off, why)
+	}
+	t.Error(strings.Join(off, "\n"))
+}
+
+// predicts runs a backfill, and says how it differs from its plan where that is too much.
+func predicts(t *testing.T, seed string) string {
+	t.Helper()
 	const dates = 150
-	w := demo(t, "--speed", "25", "--seed", "1", "--faults", "0.01")
+	w := demo(t, "--speed", "25", "--seed", seed, "--faults", "0.01")
 	file := w.request("predicted", dates, "")
 	plan := w.plan("plan", "-f", file).Plan
 	w.must("submit", "-f", file)
@@ -90,21 +106,24 @@ func TestThePlanPredictsTheRun(t *testing.T) { //nolint:paralleltest // see ther
 		t.Fatalf("%d runs succeeded", runs)
 	}
 	var last time.Time
+	var why string
 	for i, ph := range plan.Phases {
 		end := ends[ph.ID]
 		if end.After(last) {
 			last = end
 		}
 		if off := end.Sub(began).Seconds()/ph.End - 1; i < 3 && math.Abs(off) > 0.15 {
-			t.Errorf("the end of %s is off by %+.1f %%", ph.ID, 100*off)
+			why += fmt.Sprintf("the end of %s is off by %+.1f %%; ", ph.ID, 100*off)
 		}
 	}
 	took := last.Sub(began).Seconds()
 	off := took/plan.Makespan.P50 - 1
-	t.Logf("took %.1f s, %.1f s were predicted (p10 %.1f, p90 %.1f): %+.1f %%", took, plan.Makespan.P50, plan.Makespan.P10, plan.Makespan.P90, 100*off)
-	if math.Abs(off) > 0.10 {
-		t.Errorf("the prediction is off by %+.1f %%", 100*off)
+	said := fmt.Sprintf("took %.1f s, %.1f s were predicted (p10 %.1f, p90 %.1f): %+.1f %%", took, plan.Makespan.P50, plan.Makespan.P10, plan.Makespan.P90, 100*off)
+	t.Log(said)
+	if why == "" && math.Abs(off) <= 0.10 {
+		return ""
 	}
+	return why + said
 }
 
 // ends reads from the journal when a backfill became active, when each phase's last processor succeeded, and how many

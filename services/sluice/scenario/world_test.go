@@ -197,11 +197,12 @@ func (w *world) start(args ...string) *process {
 	return p
 }
 
-// ours is the program's log and those of its goroutines that run code of ours.
+// ours is the end of the program's log and some of its goroutines that run code of ours.
 func ours(log string) string {
-	var out []string
-	for block := range strings.SplitSeq(log, "\n\n") {
-		if !strings.HasPrefix(block, "goroutine ") || strings.Contains(block, "sluice.dev/") {
+	log, dump, _ := strings.Cut(log, "SIGQUIT: quit")
+	out := []string{log[max(0, len(log)-5000):]}
+	for block := range strings.SplitSeq(dump, "\n\n") {
+		if len(out) <= 20 && strings.HasPrefix(block, "goroutine ") && strings.Contains(block, "sluice.dev/") {
 			out = append(out, block)
 		}
 	}
