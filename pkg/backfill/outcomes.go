@@ -45,14 +45,15 @@ func (s *Scheduler) upToDate(now time.Time) bool {
 	if len(s.answered) < s.backlog {
 		return true
 	}
-	maps.DeleteFunc(s.answered, func(_ RunKey, at time.Time) bool { return now.Sub(at) > patience })
+	maps.DeleteFunc(s.answered, func(_ RunKey, u unrecorded) bool { return now.Sub(u.at) > patience })
 	return len(s.answered) < s.backlog
 }
 
 // Answered ends a run's call for admission; that its outcome is on record is for Recorded to say.
 func (s *Scheduler) Answered(k RunKey, a Answer, reason string, now time.Time) {
+	t := s.running[k]
 	if s.Finish(k, a, reason, now) {
-		s.answered[k] = now
+		s.answered[k] = unrecorded{t.attempt, now}
 	}
 }
 

@@ -57,8 +57,8 @@ type Scheduler struct {
 	queued    map[RunKey]bool
 	seq       int
 	changes   []WindowChange
-	answered  map[RunKey]time.Time // calls whose outcome is not on record yet, and when they were answered
-	backlog   int                  // how many of them there may be
+	answered  map[RunKey]unrecorded // calls whose outcome is not on record yet
+	backlog   int                   // how many of them there may be
 	gather    time.Duration
 }
 
@@ -88,6 +88,12 @@ type ticket struct {
 	date    Date
 }
 
+// unrecorded is an attempt that was answered and whose outcome is still on its way to the record.
+type unrecorded struct {
+	attempt int
+	at      time.Time
+}
+
 // NewScheduler is an empty scheduler. It admits nothing while more than backlog answers wait to be recorded,
 // so that work does not pile up between the parts of the system; 0 is no such limit. A backfill's first jobs are
 // gathered for a moment before any is admitted, as they come in no order and the oldest date is to go first.
@@ -97,7 +103,7 @@ func NewScheduler(backlog int, gather time.Duration) *Scheduler {
 	}
 	return &Scheduler{
 		gather:   gather,
-		limiters: map[string]*bucket{}, running: map[RunKey]*ticket{}, queued: map[RunKey]bool{}, answered: map[RunKey]time.Time{}, backlog: backlog,
+		limiters: map[string]*bucket{}, running: map[RunKey]*ticket{}, queued: map[RunKey]bool{}, answered: map[RunKey]unrecorded{}, backlog: backlog,
 	}
 }
 
@@ -107,7 +113,8 @@ func (s *Scheduler) Running(k RunKey) bool { return s.running[k] != nil }
 // Known says whether a run is queued or in flight.
 func (s *Scheduler) Known(k RunKey) bool { return s.queued[k] || s.running[k] != nil }
 
-// Offer queues a job, less those of its processors that are queued or in flight already.
+// Offer queues a job, less those of its processors that are queued or in flight already, and those whose attempt was
+// answered: what is known of them has not caught up.
 func (s *Scheduler) Offer(j Job) {
 	l := s.lane(j.Lane)
 	if l == nil {
@@ -116,7 +123,8 @@ func (s *Scheduler) Offer(j Job) {
 	fresh := j
 	fresh.Processors, fresh.Attempts = nil, nil
 	for i, p := range j.Processors {
-		if k := (RunKey{j.Lane, j.Date, p}); !s.Known(k) {
+		k := RunKey{j.Lane, j.Date, p}
+		if u, answered := s.answered[k]; !s.Known(k) && (!answered || u.attempt != j.Attempts[i]) {
 			s.queued[k] = true
 			fresh.Processors, fresh.Attempts = append(fresh.Processors, p), append(fresh.Attempts, j.Attempts[i])
 		}

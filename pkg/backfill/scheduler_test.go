@@ -282,6 +282,29 @@ func TestUnrecordedAnswersHoldAdmissionBack(t *testing.T) {
 	}
 }
 
+// What a trigger that is told twice, or a walk over the documents, asks for may have been answered a moment ago.
+func TestAnAnsweredAttemptIsNotOfferedAgain(t *testing.T) {
+	t.Parallel()
+	s := scheduler(lanes())
+	j := job("one", 1, "", "a", "b")
+	s.Offer(j)
+	s.Admit(epoch)
+	s.Answered(key(j, 0), backfill.Calm, "", epoch)
+	s.Answered(key(j, 1), backfill.Calm, "", epoch)
+	again := j
+	again.Repeat = true
+	s.Offer(again)
+	if got := s.Admit(epoch); len(got) != 0 || !s.Quiet("b") {
+		t.Errorf("%v is called again before its outcome is on record", names(got))
+	}
+	s.Recorded(key(j, 0))
+	again.Attempts = []int{1, 2} // the first was lost after all; of the second the record knows that it failed
+	s.Offer(again)
+	if got := s.Admit(epoch); len(got) != 1 || len(got[0].Processors) != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // News of an old attempt, told late or twice, must not end the attempt in flight, nor lose it when it is put back.
 func TestOldNewsDoesNotEndTheAttemptInFlight(t *testing.T) {
 	t.Parallel()

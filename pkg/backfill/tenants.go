@@ -74,7 +74,7 @@ func (s *Scheduler) Remove(id string) {
 		}
 	}
 	maps.DeleteFunc(s.queued, func(k RunKey, _ bool) bool { return k.Backfill == id })
-	maps.DeleteFunc(s.answered, func(k RunKey, _ time.Time) bool { return k.Backfill == id })
+	maps.DeleteFunc(s.answered, func(k RunKey, _ unrecorded) bool { return k.Backfill == id })
 }
 
 // Pause holds back or lets go the admission of a backfill.

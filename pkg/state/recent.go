@@ -1,6 +1,8 @@
 package state
 
 import (
+	"sync"
+
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"sluice.dev/pkg/backfill"
@@ -10,6 +12,7 @@ import (
 // never holds what is not so: facts are only added. What is decided from it must hold with more facts too, or be
 // checked again with a record that was read.
 type Recent struct {
+	mu      sync.Mutex // of Saw: what is older must not come in between its look and its change
 	records *lru.Cache[recentKey, backfill.Record]
 }
 
@@ -27,12 +30,14 @@ func NewRecent() *Recent {
 	if err != nil {
 		panic(err) // only a size below one is refused
 	}
-	return &Recent{records}
+	return &Recent{records: records}
 }
 
 // Saw remembers a record unless a newer version is known.
 func (r *Recent) Saw(scope *backfill.Scope, rec *backfill.Record) {
 	k := recentKey{scope.Key, rec.Date}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if old, ok := r.records.Peek(k); ok && old.Len() > rec.Len() {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +43,19 @@ func TestABusAsBadAsItMayBe(t *testing.T) {
 	w.submit("chaos", n)
 	if a := w.sluice("watch", "chaos"); a.code != 0 {
 		t.Errorf("watch: exit %d\n%s%s", a.code, a.out, a.err)
+	}
+	for _, a := range calledAgain(w.platform, nil, 0) {
+		part := strings.Split(a.key, "/")
+		for line := range strings.Lines(w.must("events", "chaos", "-o", "json")) {
+			if contains(line, `"`+part[1]+`"`, `"`+part[2]+`"`, `"`+part[3]+`"`) {
+				t.Log(line)
+			}
+		}
+		for _, c := range w.platform.Calls() {
+			if strings.HasPrefix(c.Key, strings.Join(part[:4], "/")) {
+				t.Logf("%+v", c)
+			}
+		}
 	}
 	stop()
 	if err := <-served; err != nil {
