@@ -22,7 +22,8 @@ const maxKey = 255
 const keepRaw = 4096
 
 // FromHTTP reads a message for a topic: a CloudEvent in the HTTP binding, or bare JSON, whose id is its Idempotency-Key
-// or, without one, the id given here. Who repeats a request that was not answered sends the same key. The event is returned also when its payload is wrong; Invalid then lists the faults.
+// or, without one, the id given here. Who repeats a request that was not answered sends the same key. The event is
+// returned also when its payload is wrong; Invalid then lists the faults.
 func FromHTTP(r *http.Request, topic, id string, now time.Time) (*Event, error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, MaxBody+1))
 	if err != nil {

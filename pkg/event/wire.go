@@ -71,11 +71,11 @@ func (e *Event) CloudEvent() (cloudevents.Event, error) {
 		ce.SetExtension("traceparent", e.Trace)
 	}
 	body, err := MarshalCompact(e.Data)
-	if e.Type == TypeJournal {
-		body = wholeNumbers.ReplaceAll(body, []byte("$1$2"))
-	}
 	if err != nil {
 		return ce, err
+	}
+	if e.Type == TypeJournal {
+		body = wholeNumbers.ReplaceAll(body, []byte("$1$2"))
 	}
 	if err := ce.SetData(cloudevents.ApplicationJSON, body); err != nil {
 		return ce, fmt.Errorf("writing event %s: %w", e.ID, err)

@@ -29,7 +29,7 @@ type Instrument struct {
 var (
 	Completions     = Instrument{"sluice.completions", "{completion}", "counter", "outcomes recorded", "pipeline, phase, status", "sluice_completions_total"}
 	Exhausted       = Instrument{"sluice.exhausted", "{run}", "counter", "runs that used up their attempts", "pipeline, phase, processor", "sluice_exhausted_total"}
-	Unmatched       = Instrument{"sluice.unmatched", "{completion}", "counter", "completions that match nothing", "pipeline", "sluice_unmatched_total"}
+	Unmatched       = Instrument{"sluice.unmatched", "{completion}", "counter", "completions that match nothing; pipelines that are not ours are `unknown`", "pipeline", "sluice_unmatched_total"}
 	Calls           = Instrument{"sluice.calls", "{call}", "counter", "calls of processors by how they were answered", "pipeline, phase, answer", "sluice_calls_total"}
 	CallDuration    = Instrument{"sluice.call.duration", "s", "histogram", "time until a call was answered", "pipeline, phase", "sluice_call_duration_seconds"}
 	Messages        = Instrument{"sluice.messages", "{message}", "counter", "messages handled by what came of it: ok, error or dead", "service, topic, result", "sluice_messages_total"}
@@ -61,7 +61,7 @@ type Metrics struct {
 	counters   map[string]metric.Int64Counter
 	histograms map[string]metric.Float64Histogram
 	gauges     map[string]metric.Float64ObservableGauge
-	sets       sync.Map // of labels, by their names and values
+	sets       sync.Map // of counters' and histograms' labels, by their names and values
 }
 
 // buckets are upper bounds in seconds, from a fast handler to a slow scrape.
@@ -90,19 +90,23 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	return m, errors.Join(errs...)
 }
 
-// attributes pairs names and values. A set of labels is made once.
+// attributes pairs names and values. A set of labels is made once; gauges name backfills, so theirs are not kept.
 func (m *Metrics) attributes(pairs []string) metric.MeasurementOption {
 	key := strings.Join(pairs, "\x00")
 	if known, ok := m.sets.Load(key); ok {
 		return known.(metric.MeasurementOption)
 	}
+	option := labels(pairs)
+	m.sets.Store(key, option)
+	return option
+}
+
+func labels(pairs []string) metric.MeasurementOption {
 	list := make([]attribute.KeyValue, 0, len(pairs)/2)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		list = append(list, attribute.String(pairs[i], pairs[i+1]))
 	}
-	option := metric.WithAttributeSet(attribute.NewSet(list...))
-	m.sets.Store(key, option)
-	return option
+	return metric.WithAttributeSet(attribute.NewSet(list...))
 }
 
 // Count adds n to a counter, with labels as pairs of names and values.
@@ -131,7 +135,7 @@ func (m *Metrics) Observe(read func(report func(i Instrument, v float64, pairs .
 	}
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		read(func(i Instrument, v float64, pairs ...string) {
-			o.ObserveFloat64(m.gauges[i.Name], v, m.attributes(pairs))
+			o.ObserveFloat64(m.gauges[i.Name], v, labels(pairs))
 		})
 		return nil
 	}, all...)

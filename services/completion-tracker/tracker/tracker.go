@@ -36,12 +36,17 @@ type Tracker struct {
 	now     func() time.Time
 	// Adapters reads another system's messages by topic.
 	adapters map[string]Adapter
+	known    map[string]bool // pipelines
 }
 
 // New makes a tracker. The pipelines say which topics are read through adapters.
 func New(store state.Store, pub bus.Publisher, pipelines map[string]*backfill.Pipeline, metrics *telemetry.Metrics, log *slog.Logger, now func() time.Time) *Tracker {
+	known := map[string]bool{}
+	for name := range pipelines {
+		known[name] = true
+	}
 	return &Tracker{
-		store: store, scopes: state.NewScopes(store, 10*time.Second), recent: state.NewRecent(), pub: pub, metrics: metrics, log: log, now: now,
+		known: known, store: store, scopes: state.NewScopes(store, 10*time.Second), recent: state.NewRecent(), pub: pub, metrics: metrics, log: log, now: now,
 		adapters: Adapters(pipelines),
 	}
 }
@@ -327,7 +332,11 @@ func (t *Tracker) journal(at target, run backfill.Run, tally backfill.Tally, fac
 
 // unmatched journals a completion that belongs to nothing. It never changes a gate.
 func (t *Tracker) unmatched(ctx context.Context, e *event.Event, m *pb.ProcessorCompleted, why error) error {
-	t.metrics.Count(ctx, telemetry.Unmatched, 1, "pipeline", m.GetPipeline())
+	label := m.GetPipeline()
+	if !t.known[label] {
+		label = "unknown" // whatever a stranger writes is no label
+	}
+	t.metrics.Count(ctx, telemetry.Unmatched, 1, "pipeline", label)
 	t.log.WarnContext(ctx, "completion matches nothing", "backfill_id", m.GetBackfillId(), "pipeline", m.GetPipeline(),
 		"date", m.GetDate(), "phase", m.GetPhase(), "processor", m.GetProcessor(), "why", why.Error())
 	return t.pub.Publish(ctx, event.TopicEvents, event.Journal(Name, t.now(), &pb.BackfillEvent{

@@ -3,6 +3,8 @@ package tracker_test
 import (
 	"context"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"sluice.dev/pkg/fault"
 	"sluice.dev/pkg/state"
 	"sluice.dev/pkg/state/sqlitestate"
+	"sluice.dev/pkg/telemetry"
 	pb "sluice.dev/proto/gen/sluice/v1"
 	"sluice.dev/services/completion-tracker/tracker"
 )
@@ -354,5 +357,30 @@ func TestLongMessagesAreShortened(t *testing.T) {
 	}
 	if got := r.Facts()[0].Message; len(got) > 2100 || !utf8.ValidString(got) || !strings.HasPrefix(got, "éé") || !strings.HasSuffix(got, "[…]") {
 		t.Errorf("%d bytes: %q", len(got), got[max(0, len(got)-20):])
+	}
+}
+
+// What a stranger writes must not become a label: every new one would be a new time series.
+func TestUnknownPipelinesAreOneSeries(t *testing.T) {
+	t.Parallel()
+	s, pub, _ := setup(t)
+	sent, err := telemetry.Start(t.Context(), "test", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := tracker.New(s, pub, map[string]*backfill.Pipeline{"p": {Name: "p"}}, sent.Metrics, slog.New(slog.DiscardHandler), func() time.Time { return now })
+	for _, pipeline := range []string{"p", "x1", "x2"} {
+		m := completed("nobody", "succeeded")
+		m.Pipeline = pipeline
+		if err := report(t, tr, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := httptest.NewRecorder()
+	sent.Scrape.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for _, want := range []string{`sluice_unmatched_total{pipeline="p"} 1`, `sluice_unmatched_total{pipeline="unknown"} 2`} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("no %s in\n%s", want, w.Body.String())
+		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"sluice.dev/pkg/backfill"
-	"sluice.dev/pkg/event"
 	"sluice.dev/pkg/pipeline"
 	"sluice.dev/pkg/telemetry"
 )
@@ -111,11 +110,7 @@ func (c *Caller) Call(ctx context.Context, s *backfill.Scope, reason, season str
 	key := fmt.Sprintf("%s/%s/%s/%s/%d", s.ID, j.Date, j.Phase, name, j.Attempts[0])
 	req.Header.Set("Idempotency-Key", key)
 	req.Header.Set("X-Sluice-Backfill", s.ID)
-	traceparent := telemetry.Traceparent(ctx)
-	if traceparent == "" {
-		traceparent = event.Traceparent(s.ID, j.Date.String(), key)
-	}
-	req.Header.Set("Traceparent", traceparent)
+	req.Header.Set("Traceparent", telemetry.Traceparent(ctx))
 	if h.Auth == "oidc" && c.token != nil {
 		token, err := c.token(callCtx, h.URL)
 		if err != nil {

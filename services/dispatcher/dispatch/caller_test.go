@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sluice.dev/pkg/backfill"
+	"sluice.dev/pkg/telemetry"
 )
 
 // target serves one handler, and a scope with a phase that calls it.
@@ -69,7 +70,8 @@ func TestWhatACallSays(t *testing.T) {
 		got, body = r.Clone(context.Background()), string(b)
 	})
 	token := func(_ context.Context, url string) (string, error) { return "token-for-" + url, nil }
-	if a := NewCaller(token).Call(t.Context(), s, `a "good" reason`, "", j); a.kind != succeeded {
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	if a := NewCaller(token).Call(telemetry.From(t.Context(), parent), s, `a "good" reason`, "", j); a.kind != succeeded {
 		t.Fatalf("%+v", a)
 	}
 	for name, want := range map[string]string{
@@ -80,7 +82,7 @@ func TestWhatACallSays(t *testing.T) {
 			t.Errorf("%s is %q, not %q", name, got.Header.Get(name), want)
 		}
 	}
-	if len(got.Header.Get("Traceparent")) != 55 || got.Method != http.MethodPost {
+	if got.Header.Get("Traceparent") != parent || got.Method != http.MethodPost {
 		t.Errorf("%v", got.Header)
 	}
 	if body != `{"day":"2023-12-09","who":"a","why":"a \"good\" reason"}` {

@@ -159,16 +159,15 @@ func (d *Dispatcher) call(dr *drive, season string, j backfill.Job) {
 	now := d.Now()
 	d.Telemetry.Metrics.Count(ctx, telemetry.Calls, 1, "pipeline", dr.scope.Pipeline.Name, "phase", j.Phase, "answer", ans.kind.String())
 	d.Telemetry.Metrics.Took(ctx, telemetry.CallDuration, now.Sub(started), "pipeline", dr.scope.Pipeline.Name, "phase", j.Phase)
+	if retrigger && ans.kind == succeeded {
+		ans.kind = accepted // the processor reports by itself
+	}
 	switch ans.kind {
 	case throttled:
 		d.throttled(dr, j, ans, now)
 	case accepted:
 		d.accept(dr, j, now, retrigger)
 	case succeeded, failed:
-		if retrigger && ans.kind == succeeded { // the processor reports by itself
-			d.accept(dr, j, now, retrigger)
-			return
-		}
 		d.free(j, ans, true)
 		d.answered(dr, j, ans, started, now)
 	case interrupted:

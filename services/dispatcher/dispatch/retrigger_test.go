@@ -14,7 +14,12 @@ import (
 func TestWorkStartedAgainIsOnRecord(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		if got := r.Header.Get("Traceparent"); len(got) != 55 { // also without a tracer
+			t.Errorf("traceparent %q", got)
+		}
+	}))
 	t.Cleanup(server.Close)
 	scrape := backfill.Trigger{HTTP: &backfill.HTTPTrigger{URL: server.URL, Body: "{}", Timeout: time.Second}}
 	proc := func(name string) []backfill.Processor {

@@ -26,17 +26,17 @@ func TestCancel(t *testing.T) {
 	w.start()
 	w.submit("cancelled", 20)
 	eventually(t, 20*time.Second, "calls are in flight", func() bool { return w.platform.InFlight() > 20 })
-	w.must("cancel", "cancelled", "--reason", "a test", "--wait")
-	ended := time.Now()
-	eventually(t, 10*time.Second, "no call is in flight", func() bool { return w.platform.InFlight() == 0 })
+	w.must("cancel", "cancelled", "--reason", "a test")
+	asked := time.Now()
+	eventually(t, 2*time.Second, "no call is in flight", func() bool { return w.platform.InFlight() == 0 })
 	if a := w.sluice("watch", "cancelled"); a.code != 3 {
 		t.Fatalf("watch: exit %d\n%s%s", a.code, a.out, a.err)
 	}
 	w.must("cancel", "cancelled")
-	time.Sleep(2500 * time.Millisecond) // long enough for anything that is still queued to show
+	time.Sleep(500 * time.Millisecond) // long enough for anything that is still queued to show
 	for _, c := range w.platform.Calls() {
-		if late := c.At.Sub(ended); late > 2*time.Second { // until then it may have been on its way to the platform
-			t.Errorf("%s was called %s after it was cancelled", c.Key, late)
+		if late := c.At.Sub(asked); late > 2*time.Second {
+			t.Errorf("%s was called %s after the cancel", c.Key, late)
 		}
 	}
 	if s := w.status("cancelled"); s.State != "cancelled" {
@@ -232,7 +232,7 @@ func TestLimitsOfARunningBackfill(t *testing.T) {
 		}
 	}
 	w.must("limit", "limited", "--limit", "phase_1_scrape.max_processors=2", "--wait")
-	eventually(t, 30*time.Second, "no more than two scrapes are in flight", func() bool { return w.scrapes() <= 2 })
+	eventually(t, 10*time.Second, "no more than two scrapes are in flight", func() bool { return w.scrapes() <= 2 })
 	until := time.Now().Add(500 * time.Millisecond) // about 25 scrapes
 	for time.Now().Before(until) {
 		if n := w.scrapes(); n > 2 {
@@ -241,7 +241,7 @@ func TestLimitsOfARunningBackfill(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	w.must("limit", "limited", "--limit", "phase_1_scrape.max_processors=0", "--wait")
-	eventually(t, 30*time.Second, "more scrapes are in flight", func() bool { return w.scrapes() > 2 })
+	eventually(t, 10*time.Second, "more scrapes are in flight", func() bool { return w.scrapes() > 2 })
 	w.must("watch", "limited")
 	assertAllDone(t, w.platform, w.dates(40))
 	if a := w.sluice("limit", "limited", "--limit", "phase_1_scrape.max_processors=2"); a.code != 1 || !contains(a.err, "no effect") {

@@ -74,7 +74,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		w.post("backfill-requests", strings.Replace(request, c.name, "posted-"+c.name, 1), status204or400(c.name))
 		for _, id := range []string{c.name, "posted-" + c.name} {
 			var s status
-			eventually(t, 30*time.Second, id+" is on record", func() bool {
+			eventually(t, 10*time.Second, id+" is on record", func() bool {
 				a := w.sluice("status", id, "-o", "json")
 				if a.code == 0 {
 					s = w.status(id)
@@ -92,7 +92,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 	}
 	w.post("backfill-requests", garbage[:9_000_000], 400)
 	w.post("no-such-topic", "{}", 404)
-	eventually(t, 30*time.Second, "the garbage is on record", func() bool { return strings.Count(w.must("status"), "is not JSON") >= 1 })
+	eventually(t, 10*time.Second, "the garbage is on record", func() bool { return strings.Count(w.must("status"), "is not JSON") >= 1 })
 	if n := strings.Count(w.must("status"), "refused"); n < 2*len(cases)+2 {
 		t.Errorf("status lists %d refusals of %d", n, 2*len(cases)+2)
 	}

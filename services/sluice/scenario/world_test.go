@@ -340,11 +340,19 @@ func (w *world) story(id string) string {
 		w.t.Fatal(err)
 	}
 	var out strings.Builder
+	for _, f := range failures.Failures {
+		out.WriteString(w.told(id, f.Date, f.Phase, f.Processor))
+	}
+	return out.String()
+}
+
+// told is what the journal says of one run.
+func (w *world) told(id, date, phase, processor string) string {
+	w.t.Helper()
+	var out strings.Builder
 	for line := range strings.Lines(w.must("events", id, "-o", "json")) {
-		for _, f := range failures.Failures {
-			if contains(line, `"`+f.Date+`"`, `"`+f.Phase+`"`, `"`+f.Processor+`"`) {
-				out.WriteString(line)
-			}
+		if contains(line, `"`+date+`"`, `"`+phase+`"`, `"`+processor+`"`) {
+			out.WriteString(line)
 		}
 	}
 	return out.String()
