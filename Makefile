@@ -6,7 +6,7 @@ BUILD := $(CURDIR)/.build
 MODULES := proto pkg services/dispatcher services/completion-tracker services/phase-gate services/console services/sluice
 TESTFLAGS ?= -race -shuffle=on -count=1
 
-.PHONY: help build demo tutorial up emulators test lint verify generate bench bench-makespan bench-scale bench-gcp tools modules infra deploy deploy-rollback deploy-pipelines deploy-try images
+.PHONY: help build demo tutorial up emulators test lint verify generate bench bench-makespan bench-scale bench-gcp bench-telemetry tools modules infra deploy deploy-rollback deploy-pipelines deploy-try images
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
